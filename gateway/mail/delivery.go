@@ -1,0 +1,45 @@
+// Package mail is one mail on its way from a session to the broker or the disk: envelope, delivery, and how both are written
+// as an AMQP message. It knows no connection and no file.
+package mail
+
+import (
+	"net/netip"
+	"time"
+
+	"lsmtpd/gateway/memory"
+	"lsmtpd/routes/address"
+
+	"github.com/google/uuid"
+)
+
+// The two forms of a payload.
+const (
+	JSON = "json" // application/json: LSMTPD's six keys and more
+	Raw  = "raw"  // message/rfc822: the mail octet for octet, the envelope in AMQP headers
+)
+
+// Envelope is what one mail's deliveries share. It is not changed once a Delivery has it.
+type Envelope struct {
+	ID         uuid.UUID // of the mail: the first delivery's
+	Listener   string    // name
+	ReceivedAt time.Time
+	ClientIP   netip.Addr // invalid on a Unix socket
+	Helo       string
+	User       string
+	TLS        string
+	Sender     address.Address
+	Size       int64 // octets of the content, the prefix included
+}
+
+// Delivery is one AMQP message: a mail to those of its recipients that share a destination.
+type Delivery struct {
+	ID         uuid.UUID // AMQP message-id, spool file, key of returns
+	Envelope   *Envelope
+	Recipients []address.Address
+	Exchange   string            // "" is AMQP's default exchange
+	RoutingKey string            // at most 255 octets
+	Format     string            // JSON or Raw
+	Headers    map[string]string // the configuration's, rendered
+	Content    *memory.Content
+	SpooledAt  time.Time // zero for live mail
+}

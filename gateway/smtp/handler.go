@@ -1,0 +1,80 @@
+// Package smtp speaks the server's side of SMTP (RFC 5321) on one connection: framing, commands, replies, the end of data.
+// It knows no YAML and no AMQP: what a session may do, its Handler says.
+package smtp
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"lsmtpd/gateway/memory"
+	"lsmtpd/routes/address"
+)
+
+// Client is what is known of the peer. The session writes it between commands only.
+type Client struct {
+	Addr     netip.AddrPort // the proxied one behind PROXY; invalid on a Unix socket
+	Helo     string         // the argument of EHLO, HELO or LHLO; printable
+	Protocol string         // "with" of Received (RFC 3848, RFC 6531): SMTP, ESMTP, ESMTPS, UTF8SMTP, LMTP …; of the transaction under way
+	TLS      string         // version and cipher suite; "" in clear
+	User     string         // who authenticated; "" for nobody
+}
+
+// MailParams are the parameters of MAIL (RFC 1870, 6152, 6531, 3461), validated.
+type MailParams struct {
+	Size     int64  // octets; 0 where the client did not say
+	Body     string // "" | 7BIT | 8BITMIME | BINARYMIME
+	SMTPUTF8 bool
+	Ret      string // "" | FULL | HDRS
+	EnvID    string // xtext, as it was sent
+}
+
+// RcptParams are the parameters of RCPT (RFC 3461), validated.
+type RcptParams struct {
+	Notify string // "" | NEVER | a list of SUCCESS, FAILURE, DELAY
+	ORcpt  string // type;xtext, as it was sent
+}
+
+// Handler is what a session asks of its owner. Its methods are called by the session's goroutine, one at a time.
+type Handler interface {
+	// Admit is asked before the handshake and the greeting. A zero Reply admits.
+	Admit(ctx context.Context, c *Client) Reply
+	// Auth is asked for each complete AUTH exchange. A zero Reply accepts.
+	Auth(ctx context.Context, c *Client, user, password string) Reply
+	// Mail begins a transaction. With a Reply that is not zero there is none.
+	Mail(ctx context.Context, c *Client, from address.Address, p MailParams) (Transaction, Reply)
+	// Refused is told every reply of class 4 and 5 as it is queued; command is the verb, or "" for the greeting, "." for the end of data.
+	Refused(c *Client, command string, r Reply)
+}
+
+// Transaction is one mail from MAIL to the reply after the final dot.
+type Transaction interface {
+	// Rcpt is asked for each recipient within max_recipients. A zero Reply accepts it.
+	Rcpt(ctx context.Context, to address.Address, p RcptParams) Reply
+	// Begin is called before 354 or the first chunk. It returns what goes before the content (the Received field), or a refusal.
+	Begin(ctx context.Context) (prefix []byte, r Reply)
+	// Data gets the whole mail. It returns one Reply (LMTP: one for each accepted recipient, in order) when the mail is safe or
+	// refused; a zero Reply is not allowed. c is the session's: who needs it longer retains it. ctx is not cancelled when the client goes away.
+	Data(ctx context.Context, c *memory.Content) []Reply
+	// Close is called once, on every way out.
+	Close()
+}
+
+// LineEndings says what becomes of a bare CR or LF in DATA, and of a bare LF that ends a command.
+type LineEndings int
+
+// The values of line_endings in lsmtpd.yaml.
+const (
+	RejectBare LineEndings = iota // 550 5.6.0 after the final dot; a command ended by a bare LF is 500 and closes
+	FixBare                       // becomes CRLF
+	PassBare                      // the octets stay
+)
+
+// Settings are a session's own, pinned when it is accepted. They are shared by sessions and not changed.
+type Settings struct {
+	Hostname      string
+	SizeLimit     int64         // octets of content after unstuffing, without the prefix; 0 is no limit. Told after EHLO
+	MaxRecipients int           // 0 is no limit
+	Timeout       time.Duration // longest silence of the client; 0 is no limit
+	LineEndings   LineEndings
+}
