@@ -1,0 +1,301 @@
+// Package rabbit runs private RabbitMQ nodes on 127.0.0.1: to be killed, frozen and alarmed by tests, and to be mailed to by
+// `make run`. It knows RabbitMQ's programs and files, and nothing of lsmtpd.
+package rabbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"lsmtpd/gateway/internal/faultnet"
+	"lsmtpd/gateway/internal/tether"
+)
+
+const (
+	startTimeout = 2 * time.Minute // 5 s on two idle cores, ten times that on busy ones
+	stopTimeout  = 30 * time.Second
+	pollInterval = 50 * time.Millisecond
+)
+
+// errForeign is what a Node answers that stands for a broker of somebody else's.
+var errForeign = errors.New("this RabbitMQ was not started by this process")
+
+// Options say how a node differs from an empty one that nobody else knows of.
+type Options struct {
+	Port   int      // of AMQP on 127.0.0.1; 0 is a free one
+	Dir    string   // data, log and configuration, kept by Close; "" is a temporary one, removed by Close
+	Config []string // more lines of rabbitmq.conf
+}
+
+// Node is a RabbitMQ node that can be started again, on the same port and the same data, after it was stopped or killed.
+// It cannot outlive this process.
+type Node struct {
+	url      string
+	files    *files
+	programs programs
+	ports    ports
+
+	mu     sync.RWMutex // held for reading while a command runs: the node does not go away under it
+	epmd   *tether.Process
+	server *tether.Process // nil: not running
+}
+
+// ports are a node's own: no node meets another, nor the machine's.
+type ports struct{ amqp, distribution, epmd int }
+
+// Start starts a node and waits until it takes AMQP connections, for two minutes at most. Its error is ErrNotInstalled where
+// there is no RabbitMQ on this machine.
+func Start(ctx context.Context, o Options) (*Node, error) {
+	programs, err := findPrograms()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{programs: programs, ports: ports{amqp: o.Port}}
+	if err := n.ports.fill(); err != nil {
+		return nil, err
+	}
+	n.url = fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", n.ports.amqp)
+	if n.files, err = makeFiles(o, n.ports, programs.ctl); err != nil {
+		return nil, fmt.Errorf("files of a RabbitMQ node: %w", err)
+	}
+	if err := n.Start(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (p *ports) fill() (err error) {
+	for _, port := range []*int{&p.amqp, &p.distribution, &p.epmd} {
+		if *port != 0 {
+			continue
+		}
+		if *port, err = faultnet.Port(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// URL is where the node takes AMQP, with a user who may do everything.
+func (n *Node) URL() string { return n.url }
+
+// Addr is the host:port of URL.
+func (n *Node) Addr() string {
+	u, err := amqp.ParseURI(n.url)
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(u.Host, fmt.Sprint(u.Port))
+}
+
+// CtlPath is a script that runs rabbitmqctl on this node, for people. A broker of somebody else's has none.
+func (n *Node) CtlPath() string {
+	if n.files == nil {
+		return ""
+	}
+	return n.files.ctl()
+}
+
+// Start starts a node that was stopped or killed, and waits until it takes AMQP connections.
+func (n *Node) Start(ctx context.Context) error {
+	if n.files == nil {
+		return errForeign
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.server != nil {
+		return errors.New("RabbitMQ runs already")
+	}
+	if err := n.startEpmd(ctx); err != nil {
+		return err
+	}
+	err := n.startServer(ctx)
+	if err != nil {
+		n.end()
+	}
+	return err
+}
+
+// startEpmd starts the Erlang port mapper before the server does: the one that the server would start outlives it.
+func (n *Node) startEpmd(ctx context.Context) error {
+	cmd := exec.Command(n.programs.epmd, "-port", fmt.Sprint(n.ports.epmd), "-address", "127.0.0.1")
+	cmd.Dir, cmd.Env = n.files.dir, n.files.env
+	var err error
+	if n.epmd, err = tether.Start(cmd); err != nil {
+		return fmt.Errorf("start epmd: %w", err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", n.ports.epmd)
+	return await(ctx, n.epmd, "epmd", func() error {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
+func (n *Node) startServer(ctx context.Context) error {
+	if err := portIsFree(n.ports.amqp); err != nil {
+		return err
+	}
+	output, err := os.Create(n.files.output())
+	if err != nil {
+		return err
+	}
+	defer output.Close()
+	cmd := exec.Command(n.programs.server)
+	cmd.Dir, cmd.Env = n.files.dir, n.files.env
+	cmd.Stdout, cmd.Stderr = output, output
+	if n.server, err = tether.Start(cmd); err != nil {
+		return fmt.Errorf("start RabbitMQ: %w", err)
+	}
+	err = await(ctx, n.server, "RabbitMQ", func() error {
+		c, err := amqp.DialConfig(n.url, amqp.Config{Dial: amqp.DefaultDial(5 * time.Second)})
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, n.files.complaint())
+	}
+	return nil
+}
+
+// await tries until try succeeds; not longer than p lives.
+func await(ctx context.Context, p *tether.Process, name string, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			return fmt.Errorf("%s ended at its start, exit status %d", name, p.ExitCode())
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w (%w)", name, err, context.Cause(ctx))
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+func portIsFree(port int) error {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return fmt.Errorf("something else holds port %d: %w", port, err)
+	}
+	return l.Close()
+}
+
+// Stop stops the node in good order: what it holds is on disk. It is killed if that takes longer than 30 s.
+func (n *Node) Stop() error {
+	return n.finish(func(p *tether.Process) error {
+		if err := p.Signal(syscall.SIGTERM); err != nil {
+			return fmt.Errorf("stop RabbitMQ: %w", err)
+		}
+		select {
+		case <-p.Done():
+			return nil
+		case <-time.After(stopTimeout):
+			return fmt.Errorf("RabbitMQ did not stop within %v and was killed", stopTimeout)
+		}
+	})
+}
+
+// Kill ends the node at once, as a power failure would. It need not be thawed.
+func (n *Node) Kill() error {
+	return n.finish(func(*tether.Process) error { return nil })
+}
+
+func (n *Node) finish(how func(*tether.Process) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.running(); err != nil {
+		return err
+	}
+	defer n.end()
+	return how(n.server)
+}
+
+// end ends what is left of the node. n.mu is held.
+func (n *Node) end() {
+	for _, p := range []**tether.Process{&n.server, &n.epmd} {
+		if *p != nil {
+			(*p).Kill()
+			*p = nil
+		}
+	}
+}
+
+func (n *Node) running() error {
+	if n.files == nil {
+		return errForeign
+	}
+	if n.server == nil {
+		return errors.New("RabbitMQ does not run")
+	}
+	return nil
+}
+
+// Close kills the node if it runs, and removes its directory if that is a temporary one.
+func (n *Node) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.end()
+	n.files.remove()
+}
+
+// Freeze stops the node's clock: its connections stay open, and say nothing.
+func (n *Node) Freeze() error { return n.signal(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (n *Node) Thaw() error { return n.signal(syscall.SIGCONT) }
+
+// signal goes to the Erlang machine alone: stopped with it, the leash could not kill.
+func (n *Node) signal(s os.Signal) error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if err := n.running(); err != nil {
+		return err
+	}
+	return n.server.Signal(s)
+}
+
+// Alarm raises the memory alarm, under which the broker reads nothing from connections that publish, or ends it.
+func (n *Node) Alarm(ctx context.Context, on bool) error {
+	watermark := "0.4"
+	if on {
+		watermark = "0"
+	}
+	_, err := n.Ctl(ctx, "set_vm_memory_high_watermark", watermark)
+	return err
+}
+
+// Ctl runs rabbitmqctl on the node, which takes about a second, and returns what it prints.
+func (n *Node) Ctl(ctx context.Context, args ...string) (string, error) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if err := n.running(); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, n.programs.ctl, append([]string{"--quiet"}, args...)...)
+	cmd.Dir, cmd.Env = n.files.dir, n.files.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w\n%s", filepath.Base(n.programs.ctl), strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
