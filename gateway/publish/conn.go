@@ -1,0 +1,126 @@
+package publish
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	writePatience   = 15 * time.Second // a write that moves nothing for so long is stuck
+	blockedPatience = 10 * time.Minute // while the broker says that it does not read
+	corkSize        = 64 << 10         // octets collected before they are written all the same
+)
+
+// conn is the socket to the broker. It owns both deadlines, because the client library refreshes its read deadline only
+// after taking a lock that a stuck write holds, and it can be corked: while the publisher has more to publish, frames are
+// collected, and leave in one write.
+type conn struct {
+	net.Conn
+	silence  atomic.Int64 // nanoseconds a read may wait; 0 until the handshake is over
+	patience atomic.Int64 // nanoseconds a write may take; 0 until the handshake is over
+
+	// guarded by mu
+	mu      sync.Mutex
+	corked  bool
+	pending []byte
+}
+
+// newConn bounds the whole handshake by timeout; established ends that bound.
+func newConn(c net.Conn, timeout time.Duration) (*conn, error) {
+	return &conn{Conn: c}, c.SetDeadline(time.Now().Add(timeout))
+}
+
+// established begins the deadlines of normal life: the broker sends something at least every half heartbeat.
+func (c *conn) established(heartbeat time.Duration) {
+	c.patience.Store(int64(writePatience))
+	c.silence.Store(int64(heartbeat + heartbeat/2))
+	// A read may be waiting already, on the handshake's deadline.
+	c.Conn.SetDeadline(time.Now().Add(heartbeat + heartbeat/2))
+}
+
+// blocked tells whether the broker has stopped reading on purpose; a write under way gets the new patience too.
+func (c *conn) blocked(is bool) {
+	patience := writePatience
+	if is {
+		patience = blockedPatience
+	}
+	c.patience.Store(int64(patience))
+	c.Conn.SetWriteDeadline(time.Now().Add(patience))
+}
+
+// SetDeadline, SetReadDeadline and SetWriteDeadline ignore the library: the deadlines are the conn's own.
+func (c *conn) SetDeadline(time.Time) error      { return nil }
+func (c *conn) SetReadDeadline(time.Time) error  { return nil }
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// Read closes the socket on any error: that is what frees a write that is stuck on a dead peer.
+func (c *conn) Read(b []byte) (int, error) {
+	if d := c.silence.Load(); d > 0 {
+		c.Conn.SetReadDeadline(time.Now().Add(time.Duration(d)))
+	}
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.Conn.Close()
+	}
+	return n, err
+}
+
+// Write collects b while corked.
+func (c *conn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.corked {
+		return len(b), c.write(b)
+	}
+	if len(c.pending)+len(b) <= corkSize {
+		c.pending = append(c.pending, b...)
+		return len(b), nil
+	}
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	if len(b) > corkSize {
+		return len(b), c.write(b)
+	}
+	c.pending = append(c.pending, b...)
+	return len(b), nil
+}
+
+// cork begins to collect. The owner uncorks before it waits for anything: heartbeats are collected too.
+func (c *conn) cork() {
+	c.mu.Lock()
+	c.corked = true
+	c.mu.Unlock()
+}
+
+// uncork writes what was collected. An error has closed the socket; the reader's end reports it.
+func (c *conn) uncork() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.corked {
+		c.corked = false
+		c.flush()
+	}
+}
+
+func (c *conn) flush() error {
+	if len(c.pending) == 0 {
+		return nil
+	}
+	err := c.write(c.pending)
+	c.pending = c.pending[:0]
+	return err
+}
+
+func (c *conn) write(b []byte) error {
+	if d := c.patience.Load(); d > 0 {
+		c.Conn.SetWriteDeadline(time.Now().Add(time.Duration(d)))
+	}
+	_, err := c.Conn.Write(b)
+	if err != nil {
+		c.Conn.Close()
+	}
+	return err
+}

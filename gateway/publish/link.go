@@ -1,0 +1,159 @@
+package publish
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"lsmtpd/routes/config"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const closePatience = 2 * time.Second
+
+// link is one connection to the broker.
+type link struct {
+	broker      string // host:port, for logs
+	conn        *conn
+	amqp        *amqp.Connection
+	gone        chan struct{}                // closed when the connection is
+	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks ("")
+	unconfirmed sync.WaitGroup               // published, and no result yet
+	patience    time.Duration                // longest wait for those when the link is retired
+	declared    config.Topology              // owned by the publisher's keepConnected, after dial
+
+	// guarded by mu
+	mu    sync.Mutex
+	cause error         // why it is gone; nil for our own close
+	block string        // the broker's reason while it is blocked
+	stall chan struct{} // closed while the broker is blocked
+}
+
+// dial connects to one URL within c.ConnectTimeout.
+func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, string)) (*link, error) {
+	uri, err := amqp.ParseURI(url)
+	if err != nil {
+		return nil, errors.New("amqp.urls: not an AMQP URL") // the URL may hold a password
+	}
+	l := &link{
+		broker:   net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)),
+		gone:     make(chan struct{}),
+		notify:   notify,
+		stall:    make(chan struct{}),
+		patience: c.ConfirmTimeout,
+	}
+	if l.amqp, err = amqp.DialConfig(url, l.settings(ctx, c)); err != nil {
+		if l.conn != nil {
+			l.conn.Close()
+		}
+		return nil, fmt.Errorf("broker %s: %w", l.broker, err)
+	}
+	l.conn.established(l.amqp.Config.Heartbeat)
+	closed := l.amqp.NotifyClose(make(chan *amqp.Error, 1))
+	blockings := l.amqp.NotifyBlocked(make(chan amqp.Blocking, 16))
+	go l.watch(closed, blockings)
+	return l, nil
+}
+
+// settings are fresh for each attempt: the library changes what it is given.
+func (l *link) settings(ctx context.Context, c *config.AMQP) amqp.Config {
+	settings := amqp.Config{
+		Heartbeat:  c.Heartbeat,
+		Properties: amqp.NewConnectionProperties(),
+		Dial: func(network, addr string) (net.Conn, error) {
+			dialer := net.Dialer{Timeout: c.ConnectTimeout}
+			tcp, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			l.conn, err = newConn(tcp, c.ConnectTimeout)
+			return l.conn, err
+		},
+	}
+	settings.Properties.SetClientConnectionName("lsmtpd")
+	if c.Username != "" {
+		settings.SASL = []amqp.Authentication{&amqp.PlainAuth{Username: c.Username, Password: c.Password}}
+	}
+	return settings
+}
+
+// sameBroker tells whether a and b lead to the same connection.
+func sameBroker(a, b *config.AMQP) bool {
+	return slices.Equal(a.URLs, b.URLs) && a.Username == b.Username && a.Password == b.Password &&
+		a.Heartbeat == b.Heartbeat && reflect.DeepEqual(a.TLS, b.TLS)
+}
+
+// watch follows the connection until it closes.
+func (l *link) watch(closed chan *amqp.Error, blockings chan amqp.Blocking) {
+	for b := range blockings {
+		l.conn.blocked(b.Active)
+		l.mu.Lock()
+		changed := b.Active != (l.block != "")
+		switch {
+		case changed && b.Active:
+			l.block = cmp.Or(b.Reason, "no reason given")
+			close(l.stall)
+		case changed:
+			l.block = ""
+			l.stall = make(chan struct{})
+		}
+		reason := l.block
+		l.mu.Unlock()
+		if changed {
+			l.notify(l, reason)
+		}
+	}
+	if err := <-closed; err != nil {
+		l.mu.Lock()
+		l.cause = err
+		l.mu.Unlock()
+	}
+	close(l.gone)
+}
+
+// broken tells whether the connection is lost.
+func (l *link) broken() bool { return l.amqp.IsClosed() }
+
+// stalled is closed while the broker blocks the connection.
+func (l *link) stalled() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stall
+}
+
+// refusing tells why the broker takes no mail from l: nil where it does.
+func (l *link) refusing() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.block != "" {
+		return fmt.Errorf("broker %s blocked: %s", l.broker, l.block)
+	}
+	return nil
+}
+
+// why tells why the connection is gone.
+func (l *link) why() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause != nil {
+		return fmt.Errorf("broker %s: %w", l.broker, l.cause)
+	}
+	return fmt.Errorf("broker %s: the connection is closed", l.broker)
+}
+
+// close ends the connection politely, at the latest after closePatience. What is unconfirmed is then in doubt.
+func (l *link) close() {
+	l.conn.uncork()
+	cut := time.AfterFunc(closePatience, func() { l.conn.Close() })
+	defer cut.Stop()
+	l.amqp.Close()
+	<-l.gone
+}

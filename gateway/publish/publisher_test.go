@@ -1,0 +1,411 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/rabbit"
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+	"lsmtpd/routes/address"
+	"lsmtpd/routes/config"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+func TestMain(m *testing.M) { rabbit.Main(m) }
+
+// settings are those of a test: the defaults of lsmtpd.yaml.
+func settings(url string) *config.AMQP {
+	return &config.AMQP{
+		URLs:           []string{url},
+		Heartbeat:      10 * time.Second,
+		ConnectTimeout: 5 * time.Second,
+		ConfirmTimeout: 15 * time.Second,
+		Buffer:         1000,
+		MaxMessageSize: 16 << 20,
+	}
+}
+
+// start runs a Publisher with the broker at url until t ends.
+func start(t testing.TB, c *config.AMQP) *Publisher {
+	t.Helper()
+	p := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	change, err := p.Prepare(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Commit()
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	t.Cleanup(func() { stop(); running.Wait() })
+	return p
+}
+
+// delivery is a mail to exchange that nobody else holds.
+func delivery(exchange, key string) *mail.Delivery {
+	id := uuid.New()
+	content := memory.NewContent(nil, 64)
+	content.Extend(copy(content.Room(64), "Subject: test\r\n\r\n"+id.String()+"\r\n"))
+	to := address.Address{Local: "to", Domain: "example.com"}
+	return &mail.Delivery{
+		ID:         id,
+		Envelope:   &mail.Envelope{ID: id, Listener: "test", ReceivedAt: time.Now(), ClientIP: netip.MustParseAddr("127.0.0.1"), Size: 54},
+		Recipients: []address.Address{to},
+		Exchange:   exchange,
+		RoutingKey: key,
+		Format:     mail.Raw,
+		Content:    content,
+	}
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAConfirmedDeliveryIsInItsQueueWithItsID(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	d := delivery(inbox.Name, "a.key")
+	if r := p.Submit(t.Context(), d).Wait(t.Context()); r.Outcome != Confirmed {
+		t.Fatalf("outcome %v: %v", r.Outcome, r.Err)
+	}
+	got := rabbit.Drain(t, inbox, 1, 10*time.Second)[0]
+	if got.MessageId != d.ID.String() || string(got.Body) != string(d.Content.Octets()) || got.RoutingKey != "a.key" || got.DeliveryMode != 2 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestReturnsInParallelReachTheirOwnSender(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	var senders sync.WaitGroup
+	for i := range 64 {
+		senders.Go(func() {
+			for range 50 {
+				exchange, want := inbox.Name, Confirmed
+				if i%2 == 0 {
+					exchange, want = "amq.direct", Returned // nothing is bound there
+				}
+				if r := p.Submit(t.Context(), delivery(exchange, "nobody")).Wait(t.Context()); r.Outcome != want {
+					t.Errorf("to %s: %v (%v), want %v", exchange, r.Outcome, r.Err, want)
+					return
+				}
+			}
+		})
+	}
+	senders.Wait()
+	rabbit.Drain(t, inbox, 32*50, 30*time.Second)
+}
+
+func TestAMissingExchangeCostsOthersNothingAndIsUsableOnceItExists(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox, late := rabbit.Queue(t, broker.URL()), "late-"+uuid.NewString()
+	p := start(t, settings(broker.URL()))
+	var senders sync.WaitGroup
+	for range 32 {
+		senders.Go(func() {
+			for range 50 {
+				if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Confirmed {
+					t.Errorf("beside a missing exchange: %v: %v", r.Outcome, r.Err)
+				}
+			}
+		})
+	}
+	r := p.Submit(t.Context(), delivery(late, "k")).Wait(t.Context())
+	// In doubt is right for the first, whose channel closed under it and whose exchange was then known to be missing.
+	if r.Outcome != InDoubt && r.Outcome != Returned {
+		t.Errorf("to a missing exchange: %v: %v", r.Outcome, r.Err)
+	}
+	senders.Wait()
+	if r := p.Submit(t.Context(), delivery(late, "k")).Wait(t.Context()); r.Outcome != Returned || !strings.Contains(r.Err.Error(), late) {
+		t.Errorf("to an exchange known to be missing: %v: %v", r.Outcome, r.Err)
+	}
+	if names := p.Status().Exchanges; names[late] == "" {
+		t.Errorf("status does not name %s: %v", late, names)
+	}
+	rabbit.Drain(t, inbox, 32*50, 30*time.Second)
+	declareExchange(t, broker.URL(), late)
+	p.exchanges.probeNow()
+	until(t, 10*time.Second, func() bool { return p.exchanges.fault(late) == nil })
+	// Nothing is bound to it, so that it returns what it takes: the broker's word, and no longer the quarantine's.
+	r = p.Submit(t.Context(), delivery(late, "k")).Wait(t.Context())
+	if r.Outcome != Returned || !strings.Contains(r.Err.Error(), "NO_ROUTE") {
+		t.Errorf("once the exchange exists: %v: %v", r.Outcome, r.Err)
+	}
+}
+
+// declareExchange makes an exchange that goes when t ends.
+func declareExchange(t *testing.T, url, name string) {
+	t.Helper()
+	conn, err := amqp.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.ExchangeDeclare(name, "topic", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ch.ExchangeDelete(name, false, false)
+		conn.Close()
+	})
+}
+
+// until polls a state that nothing announces.
+func until(t testing.TB, patience time.Duration, condition func() bool) {
+	t.Helper()
+	ctx := within(t, patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not within %v", patience)
+		}
+	}
+}
+
+func TestWhatABrokerKilledUnderLoadDidNotConfirmIsNeverCalledConfirmed(t *testing.T) {
+	broker := rabbit.New(t, rabbit.Options{})
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	confirmed := map[string]bool{}
+	var mu sync.Mutex
+	var senders sync.WaitGroup
+	enough := make(chan struct{})
+	for range 16 {
+		senders.Go(func() {
+			for {
+				d := delivery(inbox.Name, "k")
+				r := p.Submit(t.Context(), d).Wait(t.Context())
+				if r.Outcome != Confirmed {
+					if r.Outcome != InDoubt && r.Outcome != Unavailable {
+						t.Errorf("a killed broker gives %v: %v", r.Outcome, r.Err)
+					}
+					return
+				}
+				mu.Lock()
+				confirmed[d.ID.String()] = true
+				if len(confirmed) == 500 {
+					close(enough)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	<-enough
+	broker.Kill()
+	senders.Wait()
+	if p.Available() {
+		t.Error("the publisher calls a dead broker available")
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Unavailable {
+		t.Errorf("without a broker: %v", r.Outcome)
+	}
+	if err := broker.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.AwaitAvailable(within(t, 40*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Confirmed {
+		t.Errorf("after the restart: %v: %v", r.Outcome, r.Err)
+	}
+	for _, m := range rabbit.Drain(t, inbox, len(confirmed)+1, 30*time.Second) {
+		delete(confirmed, m.MessageId)
+	}
+	if len(confirmed) > 0 {
+		t.Errorf("%d confirmed messages are not in the queue", len(confirmed))
+	}
+}
+
+func TestABlockedBrokerReleasesWhoeverWaitsAndTellsTheLateAck(t *testing.T) {
+	broker := rabbit.New(t, rabbit.Options{})
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	if err := broker.Alarm(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	first := p.Submit(t.Context(), delivery(inbox.Name, "k"))
+	r := first.Wait(within(t, 10*time.Second))
+	if r.Outcome != InDoubt {
+		t.Fatalf("published into an alarm: %v: %v", r.Outcome, r.Err)
+	}
+	if s := p.Status(); s.State != Blocked {
+		t.Errorf("state %s: %s", s.State, s.Error)
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Unavailable {
+		t.Errorf("while blocked: %v: %v", r.Outcome, r.Err)
+	}
+	late := make(chan Result, 1)
+	first.Late(func(r Result) { late <- r })
+	if err := broker.Alarm(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-late:
+		if r.Outcome != Confirmed {
+			t.Errorf("after the alarm: %v: %v", r.Outcome, r.Err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("no late result")
+	}
+	if err := p.AwaitAvailable(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAChangedBrokerIsConnectedBeforeTheOldOneCloses(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	var senders sync.WaitGroup
+	stop := make(chan struct{})
+	for range 8 {
+		senders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Confirmed {
+					t.Errorf("during a change: %v: %v", r.Outcome, r.Err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 5 {
+		c := settings(broker.URL())
+		c.Heartbeat = time.Duration(20+i) * time.Second // another connection
+		change, err := p.Prepare(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change.Commit()
+	}
+	nobody := settings("amqp://guest:secret@127.0.0.1:1/")
+	if _, err := p.Prepare(t.Context(), nobody); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a broker that does not answer: %v", err)
+	}
+	close(stop)
+	senders.Wait()
+}
+
+func TestWithoutABrokerPreparingWarnsAndSubmittingIsRefusedAtOnce(t *testing.T) {
+	p := New(slog.New(slog.DiscardHandler))
+	change, err := p.Prepare(t.Context(), settings("amqp://guest:guest@127.0.0.1:1/"))
+	if err != nil || change.Warning == nil {
+		t.Fatalf("err %v, warning %v", err, change.Warning)
+	}
+	change.Commit()
+	r := p.Submit(t.Context(), delivery("x", "k")).Wait(t.Context())
+	if r.Outcome != Unavailable || r.Err == nil {
+		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+}
+
+func TestATicketGivenUpInTheQueueIsNotPublished(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox := rabbit.Queue(t, broker.URL())
+	p := New(slog.New(slog.DiscardHandler))
+	change, err := p.Prepare(t.Context(), settings(broker.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Commit()
+	gone, cancel := context.WithCancel(t.Context())
+	ticket := p.Submit(gone, delivery(inbox.Name, "given up"))
+	cancel()
+	if r := ticket.Wait(gone); r.Outcome != Unavailable {
+		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+	kept := p.Submit(t.Context(), delivery(inbox.Name, "kept"))
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	defer func() { stop(); running.Wait() }()
+	if r := kept.Wait(t.Context()); r.Outcome != Confirmed {
+		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+	if got := rabbit.Drain(t, inbox, 1, 10*time.Second); got[0].RoutingKey != "kept" {
+		t.Errorf("got %s", got[0].RoutingKey)
+	}
+}
+
+func TestACulpritIsFoundInTheBrokersReason(t *testing.T) {
+	for reason, want := range map[string]string{
+		"NOT_FOUND - no exchange 'a' in vhost '/'":                                        "a",
+		"NOT_FOUND - no exchange 'it's in vhost '/'' in vhost '/'":                        "it's in vhost '/'",
+		"ACCESS_REFUSED - access to exchange 'b' in vhost '/' refused for user 'u'":       "b",
+		"ACCESS_REFUSED - write access to exchange 'c' in vhost '/' refused for user 'u'": "c",
+		"ACCESS_REFUSED - operation not permitted on the default exchange":                "",
+	} {
+		if got, ok := culprit(reason); !ok || got != want {
+			t.Errorf("%s: %q %v", reason, got, ok)
+		}
+	}
+	if name, ok := culprit("PRECONDITION_FAILED - message size 17 is larger than configured max size 16"); ok {
+		t.Errorf("found %q where nobody is named", name)
+	}
+}
+
+func TestPausesBetweenAttemptsGrowAndStayBounded(t *testing.T) {
+	for attempt, most := range map[int]time.Duration{1: 400 * time.Millisecond, 3: 1600 * time.Millisecond, 20: 5 * time.Second, 21: 30 * time.Second, 1000: 30 * time.Second} {
+		longest := time.Duration(0)
+		for range 1000 {
+			longest = max(longest, backoff(attempt))
+		}
+		if longest > most || longest < most/2 {
+			t.Errorf("attempt %d: longest of 1000 is %v, want up to %v", attempt, longest, most)
+		}
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	broker := rabbit.Shared(b)
+	inbox := rabbit.Queue(b, broker.URL())
+	p := start(b, settings(broker.URL()))
+	for _, senders := range []int{1, 128} {
+		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
+			b.ReportAllocs()
+			var running sync.WaitGroup
+			turns := make(chan struct{}, b.N)
+			for range b.N {
+				turns <- struct{}{}
+			}
+			close(turns)
+			for range senders {
+				running.Go(func() {
+					for range turns {
+						d := delivery(inbox.Name, "k")
+						if r := p.Submit(b.Context(), d).Wait(b.Context()); r.Outcome != Confirmed {
+							b.Error(r.Outcome, errors.Unwrap(r.Err))
+						}
+						d.Content.Release()
+					}
+				})
+			}
+			running.Wait()
+		})
+	}
+}
