@@ -1,0 +1,81 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// MaxUnixPath is the longest path of a Unix socket in octets (sun_path of unix(7), less its final NUL).
+const MaxUnixPath = 107
+
+// UnixSocket is a Unix socket that removes its file when it closes, and nobody else's.
+type UnixSocket struct {
+	*net.UnixListener
+	path string
+	info fs.FileInfo
+}
+
+// Unix listens on path with the given permissions. A file that a dead process left there is removed first; a socket that
+// somebody listens on, or a file of another kind, is an error.
+func Unix(path string, mode fs.FileMode) (*UnixSocket, error) {
+	if len(path) > MaxUnixPath {
+		return nil, fmt.Errorf("%s: a socket's path has at most %d octets, this one %d", path, MaxUnixPath, len(path))
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// The file gets the mode that the socket has when it is bound: there is no moment at which others can connect.
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), uint32(mode.Perm())) })
+		return errors.Join(err, failed)
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		var errno syscall.Errno
+		errors.As(err, &errno)
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, errno)
+	}
+	s := &UnixSocket{UnixListener: l.(*net.UnixListener), path: path}
+	s.SetUnlinkOnClose(false)
+	if s.info, err = os.Lstat(path); err != nil {
+		s.UnixListener.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// removeStale removes the socket of a dead process.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode()&fs.ModeSocket == 0:
+		return fmt.Errorf("%s is there already, and is no socket: remove it, or name another path", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("somebody listens on %s already: stop that process, or name another path", path)
+	}
+	return os.Remove(path)
+}
+
+// Close stops listening, and removes the file if it still is this socket's.
+func (s *UnixSocket) Close() error {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
+		_ = os.Remove(s.path)
+	}
+	return s.UnixListener.Close()
+}
