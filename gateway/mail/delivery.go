@@ -4,6 +4,7 @@ package mail
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"lsmtpd/gateway/memory"
@@ -31,7 +32,8 @@ type Envelope struct {
 	Size       int64 // octets of the content, the prefix included
 }
 
-// Delivery is one AMQP message: a mail to those of its recipients that share a destination.
+// Delivery is one AMQP message: a mail to those of its recipients that share a destination. It is filled in once, then only
+// read, by any number of goroutines, and not copied.
 type Delivery struct {
 	ID         uuid.UUID // AMQP message-id, spool file, key of returns
 	Envelope   *Envelope
@@ -42,4 +44,10 @@ type Delivery struct {
 	Headers    map[string]string // the configuration's, rendered
 	Content    *memory.Content
 	SpooledAt  time.Time // zero for live mail
+
+	// Encoded tells that Content is the JSON payload already, and not the mail: a replay publishes what was spooled, octet for
+	// octet, whichever version of lsmtpd wrote it.
+	Encoded bool
+
+	measured atomic.Int64 // of Content: its octets in JSON and one more, below zero for base64; 0 is not yet known
 }

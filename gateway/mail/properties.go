@@ -1,0 +1,153 @@
+package mail
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// What the AMQP properties app-id and type of every message say.
+const (
+	AppID = "lsmtpd"
+	Type  = "lsmtpd.mail.v1"
+)
+
+const (
+	maxShort = 255      // octets of a short string: exchange, routing key, header name (AMQP 0-9-1 section 4.2.5.3)
+	maxTable = 64 << 10 // octets of a header table: it must fit in one frame
+)
+
+// ContentType returns the AMQP property content-type.
+func (d *Delivery) ContentType() string {
+	if d.Format == Raw {
+		return "message/rfc822"
+	}
+	return "application/json"
+}
+
+// AMQPHeaders returns the header table, nil for an empty one. It is the same live and replayed but for lsmtpd-spooled. Its values
+// are string, int64 and []any of string.
+func (d *Delivery) AMQPHeaders() map[string]any {
+	n := len(d.Headers)
+	if d.Format == Raw {
+		n += 10
+	}
+	if !d.SpooledAt.IsZero() {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	h := make(map[string]any, n)
+	for name, value := range d.Headers {
+		h[name] = value
+	}
+	if !d.SpooledAt.IsZero() {
+		h["lsmtpd-spooled"] = formatStamp(d.SpooledAt)
+	}
+	if d.Format == Raw {
+		recipients := make([]any, len(d.Recipients))
+		for i := range d.Recipients {
+			recipients[i] = wellFormed(d.Recipients[i].String())
+		}
+		h["lsmtpd-recipients"] = recipients
+		h["lsmtpd-size"] = d.Envelope.Size
+		for _, f := range d.Envelope.fields() {
+			h[f.name] = f.value
+		}
+	}
+	return h
+}
+
+type field struct{ name, value string }
+
+// fields returns what the headers of Raw say of the envelope in plain strings.
+func (e *Envelope) fields() [8]field {
+	ip := ""
+	if e.ClientIP.IsValid() {
+		ip = e.ClientIP.WithZone("").String()
+	}
+	return [...]field{
+		{"lsmtpd-mail-id", e.ID.String()},
+		{"lsmtpd-listener", wellFormed(e.Listener)},
+		{"lsmtpd-sender", wellFormed(e.Sender.String())},
+		{"lsmtpd-client-ip", ip},
+		{"lsmtpd-helo", wellFormed(e.Helo)},
+		{"lsmtpd-user", wellFormed(e.User)},
+		{"lsmtpd-tls", wellFormed(e.TLS)},
+		{"lsmtpd-received-at", formatStamp(e.ReceivedAt)},
+	}
+}
+
+// Fit returns how many of d's recipients, from the first, one message's header table has room for. What is over goes into further
+// deliveries. It is 0 where not even one fits, because the configuration's headers are too large.
+func (d *Delivery) Fit() int {
+	room := maxTable - d.tableSize()
+	if room < 0 {
+		return 0
+	}
+	if d.Format != Raw {
+		return len(d.Recipients)
+	}
+	for i := range d.Recipients {
+		room -= 5 + len(wellFormed(d.Recipients[i].String()))
+		if room < 0 {
+			return i
+		}
+	}
+	return len(d.Recipients)
+}
+
+// tableSize returns the octets of the header table without its recipients, on the wire (AMQP 0-9-1 section 4.2.5.5):
+// a length of four, then for each field a short string, a type and a value; long strings and arrays have lengths of four.
+// lsmtpd-spooled is counted always, so that what fits live fits in a replay.
+func (d *Delivery) tableSize() int {
+	long := func(name, value string) int { return 1 + len(name) + 1 + 4 + len(value) }
+	n := 4 + long("lsmtpd-spooled", stamp)
+	for name, value := range d.Headers {
+		n += long(name, value)
+	}
+	if d.Format == Raw {
+		n += long("lsmtpd-recipients", "") + 1 + len("lsmtpd-size") + 1 + 8
+		for _, f := range d.Envelope.fields() {
+			n += long(f.name, f.value)
+		}
+	}
+	return n
+}
+
+// Check tells why d must not be published: one field too long for AMQP would close the connection for everybody, and one that is
+// not UTF-8 would come out of the spool as another.
+func (d *Delivery) Check() error {
+	switch {
+	case d.Format != JSON && d.Format != Raw:
+		return fmt.Errorf("unknown format %q", d.Format)
+	case len(d.Exchange) > maxShort:
+		return fmt.Errorf("exchange of %d octets: AMQP takes %d", len(d.Exchange), maxShort)
+	case len(d.RoutingKey) > maxShort:
+		return fmt.Errorf("routing key of %d octets: AMQP takes %d", len(d.RoutingKey), maxShort)
+	case !utf8.ValidString(d.Exchange) || !utf8.ValidString(d.RoutingKey):
+		return errors.New("exchange or routing key is not UTF-8")
+	case len(d.Recipients) == 0:
+		return errors.New("no recipient")
+	}
+	for name, value := range d.Headers {
+		if len(name) > maxShort {
+			return fmt.Errorf("header name of %d octets: AMQP takes %d", len(name), maxShort)
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return fmt.Errorf("header %q is not UTF-8", name)
+		}
+	}
+	if n := d.Fit(); n < len(d.Recipients) {
+		return fmt.Errorf("header table over %d octets: %d of %d recipients fit", maxTable, n, len(d.Recipients))
+	}
+	return nil
+}
+
+// wellFormed returns s with what is no UTF-8 in it replaced, as the payload has it.
+func wellFormed(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+func formatStamp(t time.Time) string { return t.UTC().Format(stamp) }
