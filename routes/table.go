@@ -27,6 +27,12 @@ type Listener struct {
 type Route struct {
 	Name    string // as configured, else its number like "#3"; "default" for the listener's own destination
 	Refusal *Refusal
+
+	match         matcher
+	exchange, key *template // key nil: the empty key
+	format        string
+	headers       []header
+	static        map[string]string // the headers, where they are the same for every mail
 }
 
 // Refusal is the reply of a route that rejects.
@@ -46,10 +52,10 @@ type Query struct {
 
 // Destination is where one recipient's mail goes, rendered.
 type Destination struct {
-	Exchange   string            // "" is AMQP's default exchange
+	Exchange   string            // "" is AMQP's default exchange; may be over 255 octets, as the key
 	RoutingKey string            // may be over 255 octets: the caller refuses the recipient then (501 5.1.3)
 	Format     string            // json | raw
-	Headers    map[string]string // shared, not to be changed
+	Headers    map[string]string // shared, not to be changed; never nil
 }
 
 // Batch is recipients of one mail that travel in one AMQP message.
@@ -60,10 +66,26 @@ type Batch struct {
 
 // Route returns the first route that takes q's recipient, else the listener's own destination, else nil (550 5.1.1).
 // It does not allocate.
-func (l *Listener) Route(q *Query) *Route { return nil }
+func (l *Listener) Route(q *Query) *Route {
+	for i := range l.routes {
+		if r := &l.routes[i]; r.match.holds(q) {
+			return r
+		}
+	}
+	return l.fallback
+}
 
 // Destination renders r for q. r.Refusal must be nil.
-func (r *Route) Destination(q *Query) Destination { return Destination{} }
-
-// Group adds to to the batch of d, or a new batch at the end.
-func Group(b []Batch, d Destination, to address.Address) []Batch { return nil }
+func (r *Route) Destination(q *Query) Destination {
+	d := Destination{Exchange: r.exchange.render(q, asHeader), Format: r.format, Headers: r.static}
+	if r.key != nil {
+		d.RoutingKey = r.key.render(q, asKey)
+	}
+	if d.Headers == nil {
+		d.Headers = make(map[string]string, len(r.headers))
+		for _, h := range r.headers {
+			d.Headers[h.name] = h.value.render(q, asHeader)
+		}
+	}
+	return d
+}

@@ -2,106 +2,130 @@
 // at once with its place and its remedy. It does not know what a route matches nor what a socket is.
 package config
 
-import (
-	"net/netip"
-	"time"
-)
+import "time"
+
+// The tags of the fields below are the one description of the file; the decoder, its defaults, Diff and the documentation are
+// made from them:
+//
+//	yaml     the key
+//	is       the kind of its value, where the Go type does not say it (see kinds)
+//	one      the words that it may be
+//	range    its bounds; zero: 0 may break them, and is no limit
+//	default  what a missing key means
+//	effect   when a change is in force: for a new session, for a new transaction, or at once (live)
+//	doc      a line for the operator
+//	own      a listener's own: defaults: cannot give it
+//	need     it must be there
+//	lone     a list that may be written as its only entry
+//	secret   never shown
 
 // Config is one configuration as it was read: defaults filled in, listeners' defaults and included files merged, secrets read.
 // It is not changed after Read returned it.
 type Config struct {
-	Hostname      string
-	Log           Log
-	DrainTimeout  time.Duration
-	Admin         Admin
-	AMQP          AMQP
-	Spool         Spool
-	Limits        Limits
-	Include       []string
-	IncludeErrors string // refuse | keep
-	Listeners     []Listener
+	Hostname      string        `yaml:"hostname" is:"hostname" effect:"session" doc:"name in the greeting and in Received; default: the host's"`
+	Log           Log           `yaml:"log" doc:"what is logged, and how"`
+	DrainTimeout  time.Duration `yaml:"drain_timeout" default:"30s" effect:"live" doc:"how long a removed listener or a stopping process waits for sessions"`
+	Admin         Admin         `yaml:"admin" doc:"the operator's sockets"`
+	AMQP          AMQP          `yaml:"amqp" doc:"the broker"`
+	Spool         Spool         `yaml:"spool" doc:"where mail waits for the broker"`
+	Limits        Limits        `yaml:"limits" doc:"of the whole process"`
+	Include       []string      `yaml:"include" effect:"live" doc:"files that hold listeners: only; patterns with * are allowed"`
+	IncludeErrors string        `yaml:"include_errors" one:"refuse|keep" default:"refuse" effect:"live" doc:"what a broken included file does: refuse the whole, or keep its last good listeners"`
+	Defaults      Listener      `yaml:"defaults" doc:"any key of a listener but name, address, routes; already applied to Listeners"`
+	Listeners     []Listener    `yaml:"listeners" doc:"where mail comes in"`
 
-	Path     string   // of the file that was read, as it was given
-	Sources  []string // every file, directory and symbolic link whose change could change this Config
-	Digest   string   // SHA-256 in hex over the octets of every file read
-	Warnings Faults   // what is allowed, but probably not meant
+	Path     string  // of the file that was read, as it was given
+	Sources  Sources // what could change this Config
+	Digest   string  // SHA-256 in hex over the octets of every file read
+	Warnings Faults  // what is allowed, but probably not meant
+
+	marks marks
+	files []string // in the order in which they were read
 }
 
 // Log says what is logged and how.
 type Log struct {
-	Level  string // debug | info | warn | error
-	Format string // auto | text | json
+	Level  string `yaml:"level" one:"debug|info|warn|error" default:"info" effect:"live" doc:"the least that is logged"`
+	Format string `yaml:"format" one:"auto|text|json" default:"auto" effect:"live" doc:"auto: colours on a terminal, JSON elsewhere"`
 }
 
-// Admin names the operator's sockets.
+// Admin names the operator's sockets. Socket is "" where no default could be named.
 type Admin struct {
-	Address string // status page and metrics; "" is off
-	Socket  string // "" where no default could be named
+	Address string `yaml:"address" is:"tcp" effect:"live" doc:"status page and metrics, read-only; empty: off"`
+	Socket  string `yaml:"socket" is:"socket" effect:"live" doc:"what the commands talk to; default: in the runtime directory"`
 	// SocketIsDefault tells a default, which may fail to open with a warning, from a configured path, which may not.
 	SocketIsDefault bool
 }
 
 // AMQP describes the broker and what the publisher expects of it.
 type AMQP struct {
-	URLs           []string // nodes of one cluster, tried in turn. They carry secrets: never logged
-	Username       string
-	PasswordFile   string
-	Password       string // what PasswordFile held
-	TLS            *AMQPTLS
-	Heartbeat      time.Duration
-	ConnectTimeout time.Duration
-	ConfirmTimeout time.Duration // from the final dot to the confirm
-	Buffer         int           // messages
-	MaxMessageSize int64         // octets of payload the broker takes
-	Topology       Topology
+	URLs           []string      `yaml:"urls" is:"url" default:"amqp://guest:guest@127.0.0.1:5672/" secret:"true" effect:"live" doc:"nodes of one cluster, tried in turn"`
+	Username       string        `yaml:"username" effect:"live" doc:"instead of the URL's"`
+	PasswordFile   string        `yaml:"password_file" is:"path" effect:"live" doc:"holds the password, instead of the URL's"`
+	Password       string        // what PasswordFile held
+	TLS            *AMQPTLS      `yaml:"tls" effect:"live" doc:"of the connection to the broker, for amqps URLs"`
+	Heartbeat      time.Duration `yaml:"heartbeat" default:"10s" range:"1s..10m" effect:"live" doc:"longest silence between living peers"`
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"5s" range:"100ms..10m" effect:"live" doc:"for one attempt to connect"`
+	ConfirmTimeout time.Duration `yaml:"confirm_timeout" default:"15s" range:"100ms..10m" effect:"live" doc:"from the final dot to the broker's confirm; what is not confirmed then is spooled"`
+	Buffer         int           `yaml:"buffer" default:"1000" range:"1..1000000" effect:"live" doc:"capacity of the shared publish channel, in messages"`
+	MaxMessageSize int64         `yaml:"max_message_size" is:"size" default:"16MiB" range:"64KiB.." zero:"true" effect:"live" doc:"the largest message the broker takes; 0: no limit"`
+	Topology       Topology      `yaml:"topology" doc:"declared when the broker connects, and on a reload that changes it"`
 }
 
 // AMQPTLS is the TLS of the connection to the broker.
-type AMQPTLS struct{ CAFile, CertFile, KeyFile, ServerName string }
+type AMQPTLS struct {
+	CAFile     string `yaml:"ca_file" is:"path" effect:"live" doc:"certificates that sign the broker's; default: the system's"`
+	CertFile   string `yaml:"cert_file" is:"path" effect:"live" doc:"client certificate"`
+	KeyFile    string `yaml:"key_file" is:"path" effect:"live" doc:"key of the client certificate"`
+	ServerName string `yaml:"server_name" is:"hostname" effect:"live" doc:"name in the broker's certificate; default: the URL's"`
+}
 
 // Topology is declared when the broker connects.
 type Topology struct {
-	Exchanges []Exchange
-	Queues    []Queue
-	Bindings  []Binding
+	Exchanges []Exchange `yaml:"exchanges" effect:"live" doc:"exchanges to declare"`
+	Queues    []Queue    `yaml:"queues" effect:"live" doc:"queues to declare"`
+	Bindings  []Binding  `yaml:"bindings" effect:"live" doc:"what goes from which exchange to which queue"`
 }
 
 // Exchange is one exchange.declare.
 type Exchange struct {
-	Name, Type string
-	Durable    bool
-	AutoDelete bool
-	Internal   bool
-	Arguments  map[string]any
+	Name       string         `yaml:"name" is:"declared" need:"true" effect:"live" doc:"at most 255 octets"`
+	Type       string         `yaml:"type" is:"exchange type" need:"true" effect:"live" doc:"direct, fanout, topic, headers, or a plugin's x-…"`
+	Durable    bool           `yaml:"durable" default:"true" effect:"live" doc:"it survives a restart of the broker"`
+	AutoDelete bool           `yaml:"auto_delete" effect:"live" doc:"it goes with its last binding"`
+	Internal   bool           `yaml:"internal" effect:"live" doc:"only other exchanges may publish to it"`
+	Arguments  map[string]any `yaml:"arguments" effect:"live" doc:"passed on to the broker"`
 }
 
 // Queue is one queue.declare.
 type Queue struct {
-	Name       string
-	Durable    bool
-	AutoDelete bool
-	Exclusive  bool
-	Arguments  map[string]any
+	Name       string         `yaml:"name" is:"declared" need:"true" effect:"live" doc:"at most 255 octets"`
+	Durable    bool           `yaml:"durable" default:"true" effect:"live" doc:"it survives a restart of the broker"`
+	AutoDelete bool           `yaml:"auto_delete" effect:"live" doc:"it goes with its last consumer"`
+	Exclusive  bool           `yaml:"exclusive" effect:"live" doc:"it goes with lsmtpd's connection"`
+	Arguments  map[string]any `yaml:"arguments" effect:"live" doc:"passed on to the broker, like x-queue-type: quorum"`
 }
 
 // Binding is one queue.bind.
 type Binding struct {
-	Exchange, Queue, RoutingKey string
-	Arguments                   map[string]any
+	Exchange   string         `yaml:"exchange" is:"named" need:"true" effect:"live" doc:"from here"`
+	Queue      string         `yaml:"queue" is:"named" need:"true" effect:"live" doc:"to here"`
+	RoutingKey string         `yaml:"routing_key" is:"shortstr" effect:"live" doc:"what the key must be; on a topic exchange * and # are wild"`
+	Arguments  map[string]any `yaml:"arguments" effect:"live" doc:"passed on to the broker; a headers exchange matches by them"`
 }
 
 // Spool says where mail waits for the broker, and how much.
 type Spool struct {
-	Dir        string
-	MaxBytes   int64
-	MinFree    int64
-	ReplayRate int // messages a second; 0 is as fast as live mail allows
+	Dir        string `yaml:"dir" is:"path" effect:"live" doc:"default: $STATE_DIRECTORY/spool under systemd, else /tmp/lsmtp"`
+	MaxBytes   int64  `yaml:"max_bytes" is:"size" default:"10GiB" effect:"live" doc:"most that is spooled; 0: no limit"`
+	MinFree    int64  `yaml:"min_free" is:"size" default:"256MiB" effect:"live" doc:"what must stay free on the spool's file system"`
+	ReplayRate int    `yaml:"replay_rate" default:"0" effect:"live" doc:"most messages a second in a replay; 0: as fast as live mail allows"`
 }
 
 // Limits are those of the whole process.
 type Limits struct {
-	Connections int
-	Memory      int64 // octets of mail held at once
+	Connections int   `yaml:"connections" default:"10000" effect:"live" doc:"most connections at once; 0: no limit"`
+	Memory      int64 `yaml:"memory" is:"size" default:"1GiB" effect:"live" doc:"octets of mail held at once; 0: no limit"`
 }
 
 // Quota is a share of a process-wide limit: a percentage of it, or octets. The zero Quota is no limit.
@@ -118,95 +142,13 @@ func (q Quota) Of(total int64) int64 {
 	return q.Octets
 }
 
-// Listener is one entry of listeners:, with the file's defaults applied.
-type Listener struct {
-	Name                    string
-	Address                 string // canonical: IP:port, [v6]:port, :port, unix:/path or systemd:name
-	Protocol                string // smtp | lmtp
-	Hostname                string // the listener's, else the file's
-	SizeLimit               int64
-	Destination             `yaml:",inline"`
-	Timeout                 time.Duration
-	MinRate                 int64 // octets a second
-	MaxRecipients           int
-	MaxDeliveries           int
-	MaxConnections          int
-	MaxConnectionsPerClient int
-	MaxMemory               Quota
-	SpoolMaxBytes           Quota
-	Rate                    *Rate
-	Allow                   []netip.Prefix
-	ProxyProtocol           []netip.Prefix
-	LineEndings             string // reject | fix | pass
-	ReceivedHeader          bool
-	TLS                     *TLS
-	Auth                    *Auth
-	OnBrokerFailure         string // spool | defer
-	OnUnroutable            string // spool | defer | reject
-	Routes                  []Route
-	Place                   Place // of the entry
+// At returns the place of a key's value, like "amqp.urls[0]"; of the nearest key above it where it was not written.
+func (c *Config) At(key string) Place {
+	if p, found := c.marks.at(key); found {
+		return p
+	}
+	return Place{c.Path, 1, 1}
 }
 
-// Destination is where mail goes: templates, not yet parsed. A nil field was not written; what it then means is the reader's.
-type Destination struct {
-	Exchange   *string // "" is AMQP's default exchange, nil is none
-	RoutingKey *string
-	Format     string // json | raw; "" in a Route: the listener's
-	Headers    map[string]string
-}
-
-// Route is one entry of a listener's routes:.
-type Route struct {
-	Name        string
-	Match       Match
-	Destination `yaml:",inline"`
-	Reject      string // a reply like "550 5.1.1 text"; "" where the route delivers
-	Place       Place
-}
-
-// Match holds if each of its keys that is not empty has an entry that holds.
-type Match struct {
-	Recipient []string
-	Sender    []string
-	Client    []netip.Prefix
-	User      []string
-}
-
-// Rate limits a client; see config.md.
-type Rate struct {
-	Messages, Connections int
-	Per                   time.Duration
-	Burst                 int
-}
-
-// TLS is a listener's transport security.
-type TLS struct {
-	Mode         string // starttls | implicit
-	CertFile     string
-	KeyFile      string
-	Certificates []KeyPair
-	MinVersion   string
-	Required     bool
-	ClientCAFile string
-	ClientAuth   string // require | request
-}
-
-// KeyPair is one certificate and its key, as files in PEM form.
-type KeyPair struct{ CertFile, KeyFile string }
-
-// Auth is a listener's SMTP AUTH.
-type Auth struct {
-	Required       bool
-	AllowPlaintext bool
-	UsersFile      string
-	Users          []User
-}
-
-// User is one name that may authenticate.
-type User struct{ Name, PasswordHash string }
-
-// Place is where something stands in a file: line and column count from 1, 0 is unknown.
-type Place struct {
-	File      string
-	Line, Col int
-}
+// Sorted returns faults in the order of c's files and of their places in them.
+func (c *Config) Sorted(faults Faults) Faults { return faults.sortBy(c.files) }
