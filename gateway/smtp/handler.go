@@ -5,7 +5,6 @@ package smtp
 import (
 	"context"
 	"net/netip"
-	"time"
 
 	"lsmtpd/gateway/memory"
 	"lsmtpd/routes/address"
@@ -35,7 +34,8 @@ type RcptParams struct {
 	ORcpt  string // type;xtext, as it was sent
 }
 
-// Handler is what a session asks of its owner. Its methods are called by the session's goroutine, one at a time.
+// Handler is what a session asks of its owner. Its methods are called by the session's goroutine, one at a time. A panic in
+// one of them, or in a Transaction, ends that session with 421 4.3.0.
 type Handler interface {
 	// Admit is asked before the handshake and the greeting. A zero Reply admits.
 	Admit(ctx context.Context, c *Client) Reply
@@ -43,7 +43,8 @@ type Handler interface {
 	Auth(ctx context.Context, c *Client, user, password string) Reply
 	// Mail begins a transaction. With a Reply that is not zero there is none.
 	Mail(ctx context.Context, c *Client, from address.Address, p MailParams) (Transaction, Reply)
-	// Refused is told every reply of class 4 and 5 as it is queued; command is the verb, or "" for the greeting, "." for the end of data.
+	// Refused is told every reply of class 4 and 5 as it is queued. command is the verb in capitals, "." for the end of data,
+	// or "" where no known command is answered: the greeting, a time-out, an unknown command.
 	Refused(c *Client, command string, r Reply)
 }
 
@@ -58,23 +59,4 @@ type Transaction interface {
 	Data(ctx context.Context, c *memory.Content) []Reply
 	// Close is called once, on every way out.
 	Close()
-}
-
-// LineEndings says what becomes of a bare CR or LF in DATA, and of a bare LF that ends a command.
-type LineEndings int
-
-// The values of line_endings in lsmtpd.yaml.
-const (
-	RejectBare LineEndings = iota // 550 5.6.0 after the final dot; a command ended by a bare LF is 500 and closes
-	FixBare                       // becomes CRLF
-	PassBare                      // the octets stay
-)
-
-// Settings are a session's own, pinned when it is accepted. They are shared by sessions and not changed.
-type Settings struct {
-	Hostname      string
-	SizeLimit     int64         // octets of content after unstuffing, without the prefix; 0 is no limit. Told after EHLO
-	MaxRecipients int           // 0 is no limit
-	Timeout       time.Duration // longest silence of the client; 0 is no limit
-	LineEndings   LineEndings
 }
