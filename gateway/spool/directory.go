@@ -1,0 +1,142 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// openDirectory makes path where it is missing, checks and locks it.
+func openDirectory(path string) (*root, error) {
+	path = filepath.Clean(path) // a trailing slash would make Lstat follow a symbolic link
+	if err := makeDirectory(path); err != nil {
+		return nil, err
+	}
+	before, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDirectory(path, before); err != nil {
+		return nil, err
+	}
+	r, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &root{Root: r, opening: uuid.NewString()}
+	if err := d.take(before); err != nil {
+		_ = d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// take locks the directory and tries what it can do. before is what it was when it was checked.
+func (d *root) take(before fs.FileInfo) error {
+	var err error
+	if d.self, err = d.Open("."); err != nil {
+		return err
+	}
+	after, err := d.self.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(before, after) {
+		return errors.New("was replaced while it was opened")
+	}
+	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("another process has it open: a spool belongs to one lsmtpd")
+	}
+	if err != nil {
+		return fmt.Errorf("flock: %w", err)
+	}
+	return d.probe()
+}
+
+// makeDirectory makes path and what is missing above it, each so that it outlives a crash.
+func makeDirectory(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if errors.Is(err, fs.ErrNotExist) && parent != path {
+		if err := makeDirectory(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(path, 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	above, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	return above.Sync()
+}
+
+// checkDirectory refuses what others could put mail into, or take it from. The error says how to mend it.
+func checkDirectory(path string, info fs.FileInfo) error {
+	quoted := shellQuote(path)
+	switch mode := info.Mode(); {
+	case mode&fs.ModeSymlink != 0:
+		return fmt.Errorf("is a symbolic link; name the directory itself in spool.dir, or remove the link: rm %s", quoted)
+	case !mode.IsDir():
+		return errors.New("is not a directory; name another one in spool.dir")
+	}
+	uid := os.Geteuid()
+	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {
+		return fmt.Errorf("belongs to uid %d, and lsmtpd runs as uid %d; name another directory in spool.dir, or, if its content is to be trusted: chown -R %d %s",
+			owner, uid, uid, quoted)
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("is open to others (mode %04o); close it: chmod 700 %s", perm, quoted)
+	}
+	return nil
+}
+
+// shellQuote writes a path so that it can be pasted into a shell.
+func shellQuote(path string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@"
+	if path != "" && strings.Trim(path, plain) == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+// probe finds out whether files can be made here, and in which way. A full disk answers neither, and stops nobody: it may have
+// room later.
+func (d *root) probe() error {
+	err := d.tryCreate()
+	if err != nil && !errors.Is(classify(err), ErrFull) {
+		d.named = true
+		err = d.tryCreate()
+	}
+	if err != nil && !errors.Is(classify(err), ErrFull) {
+		return fmt.Errorf("takes no files: %w", err)
+	}
+	return nil
+}
+
+func (d *root) tryCreate() error {
+	f, err := d.create()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	name := d.temporary()
+	if err := f.link(name); err != nil {
+		return err
+	}
+	return d.remove(name)
+}

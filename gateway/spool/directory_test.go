@@ -1,0 +1,233 @@
+package spool
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"lsmtpd/gateway/mail"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestOpen_makes_the_directory_for_its_owner_only(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "missing", "too", "spool")
+	opened(t, dir)
+	for _, path := range []string{dir, filepath.Dir(dir)} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o700 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+	}
+}
+
+func TestOpen_refuses_a_directory_that_is_not_ours_alone_and_says_what_mends_it(t *testing.T) {
+	for name, c := range map[string]struct {
+		arrange func(t *testing.T, dir string) error
+		want    string // behind "spool DIR: "
+	}{
+		"open to others":  {func(_ *testing.T, dir string) error { return mkdirMode(dir, 0o755) }, "is open to others (mode 0755); close it: chmod 700 'DIR'"},
+		"open to a group": {func(_ *testing.T, dir string) error { return mkdirMode(dir, 0o710) }, "is open to others (mode 0710); close it: chmod 700 'DIR'"},
+		"a symbolic link": {func(t *testing.T, dir string) error { return os.Symlink(t.TempDir(), dir) },
+			"is a symbolic link; name the directory itself in spool.dir, or remove the link: rm 'DIR'"},
+		"a file": {func(_ *testing.T, dir string) error { return os.WriteFile(dir, nil, 0o600) }, "is not a directory; name another one in spool.dir"},
+		"somebody else's": {func(t *testing.T, dir string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can give a directory away")
+			}
+			if err := mkdirMode(dir, 0o700); err != nil {
+				return err
+			}
+			return os.Chown(dir, 12345, 12345)
+		}, "belongs to uid 12345, and lsmtpd runs as uid 0; name another directory in spool.dir, or, if its content is to be trusted: chown -R 0 'DIR'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "it's a spool")
+			if err := c.arrange(t, dir); err != nil {
+				t.Fatal(err)
+			}
+			want := "spool " + dir + ": " + strings.ReplaceAll(c.want, "'DIR'", "'"+strings.ReplaceAll(dir, "'", `'\''`)+"'")
+			for _, path := range []string{dir, dir + "/"} {
+				s, err := Open(Options{Dir: path})
+				if err == nil {
+					mustClose(t, s)
+				}
+				if got := strings.Replace(errText(err), path+":", dir+":", 1); got != want {
+					t.Errorf("error %s\nwant  %s", got, want)
+				}
+			}
+		})
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "nil"
+	}
+	return err.Error()
+}
+
+func mkdirMode(dir string, mode os.FileMode) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode) // past the umask
+}
+
+func TestOpen_the_remedy_can_be_pasted_into_a_shell(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "it's a spool; $(false)")
+	if err := mkdirMode(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Options{Dir: dir})
+	if err == nil {
+		t.Fatal("opened")
+	}
+	_, remedy, _ := strings.Cut(err.Error(), "close it: ")
+	if out, err := exec.Command("sh", "-c", remedy).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v %s", remedy, err, out)
+	}
+	opened(t, dir)
+}
+
+func TestOpen_refuses_a_directory_that_another_has_open(t *testing.T) {
+	dir := spoolDir(t)
+	s := mustOpen(t, dir)
+	second, err := Open(Options{Dir: dir})
+	if err == nil {
+		mustClose(t, second)
+	}
+	if want := "spool " + dir + ": another process has it open: a spool belongs to one lsmtpd"; errText(err) != want {
+		t.Errorf("error %s\nwant  %s", errText(err), want)
+	}
+	mustClose(t, s)
+	opened(t, dir)
+}
+
+func TestOpen_refuses_a_directory_that_takes_no_files(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root writes into every directory")
+	}
+	dir := spoolDir(t)
+	if err := mkdirMode(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "takes no files") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCreate_without_O_TMPFILE_a_temporary_name_is_renamed(t *testing.T) {
+	dir := spoolDir(t)
+	d, err := openDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.named = true
+	s := start(Options{Dir: dir}, d)
+	defer mustClose(t, s)
+	indexedNow(s)
+
+	f, err := d.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := files(t, dir)
+	if len(names) != 1 || names[0] != "."+d.opening+".2.tmp" {
+		t.Errorf("while it is written: files %v", names)
+	}
+	if info, err := os.Stat(filepath.Join(dir, names[0])); err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, error %v", info, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if names := files(t, dir); len(names) != 0 {
+		t.Errorf("after it was given up: files %v", names)
+	}
+
+	m := putReady(t, s, mail.JSON, "x")
+	if names := files(t, dir); len(names) != 1 || names[0] != fileName(m.ID) {
+		t.Errorf("after Put: files %v", names)
+	}
+	replayed(t, s, 1)
+}
+
+func TestCreate_with_O_TMPFILE_nothing_has_a_name_before_it_is_whole(t *testing.T) {
+	dir := spoolDir(t)
+	s := opened(t, dir)
+	if s.dir.(*root).named {
+		t.Skip("this file system has no O_TMPFILE")
+	}
+	f, err := s.dir.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if names := files(t, dir); len(names) != 0 {
+		t.Errorf("files %v", names)
+	}
+}
+
+func TestWarning_tells_what_does_not_survive_a_reboot(t *testing.T) {
+	const disk = unix.EXT4_SUPER_MAGIC
+	for _, c := range []struct {
+		path   string
+		fsType int64
+		want   string // "" for no warning
+	}{
+		{"/var/lib/lsmtpd/spool", disk, ""},
+		{"/tmpfoo/spool", disk, ""},
+		{"/tmp", disk, "below /tmp,"},
+		{"/tmp/lsmtp", disk, "below /tmp,"},
+		{"/var/tmp/lsmtp", disk, "below /var/tmp,"},
+		{"/run/spool", unix.TMPFS_MAGIC, "on tmpfs"},
+		{"/tmp/spool", unix.TMPFS_MAGIC, "on tmpfs"},
+		{"/spool", unix.RAMFS_MAGIC, "on ramfs"},
+		{"/spool", unix.OVERLAYFS_SUPER_MAGIC, "on an overlay"},
+	} {
+		got := warning(c.path, c.fsType)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: warning %q, want one with %q", c.path, got, c.want)
+		}
+	}
+}
+
+func TestWarning_looks_at_the_file_system_that_will_hold_the_directory(t *testing.T) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/dev/shm", &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
+		t.Skip("/dev/shm is no tmpfs here")
+	}
+	if got := Warning("/dev/shm/not/made/yet"); !strings.Contains(got, "on tmpfs") {
+		t.Errorf("warning %q", got)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/dev/shm", link); err != nil {
+		t.Fatal(err)
+	}
+	if got := Warning(link + "/spool"); !strings.Contains(got, "on tmpfs") {
+		t.Errorf("through a link: warning %q", got)
+	}
+}
+
+func TestWarning_is_logged_at_Open_and_shown_by_Status(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "spool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	var log lines
+	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, s)
+	if s.Warning() == "" || s.Status().Warning != s.Warning() || !strings.Contains(log.String(), s.Warning()) {
+		t.Errorf("warning %q, log %s", s.Warning(), log.String())
+	}
+}

@@ -1,0 +1,224 @@
+package spool
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+
+	"github.com/google/uuid"
+)
+
+const (
+	prefix  = `{"delivery":`
+	suffix  = ".json"
+	maxHead = 64 << 10 // octets of a file within which its head ends
+)
+
+var (
+	// errUnreadable tells a file that no later attempt could read either.
+	errUnreadable = errors.New("unreadable")
+	errNotRegular = fmt.Errorf("%w: not a regular file", errUnreadable)
+	// errNoDestination tells one of LSMTPD's own files.
+	errNoDestination = errors.New("a file of LSMTPD: it does not say where to")
+)
+
+// head is the value of "delivery", the first key of a file. The keys of the JSON payload follow it.
+type head struct {
+	Exchange   string            `json:"exchange"`
+	RoutingKey string            `json:"routing_key"`
+	Format     string            `json:"format"`
+	Headers    map[string]string `json:"headers"`
+	Listener   string            `json:"listener"`
+	SpooledAt  time.Time         `json:"spooled_at"`
+	Checksum   string            `json:"checksum"` // SHA-256 in hex of the octets to be published; the last key
+}
+
+func fileName(id uuid.UUID) string { return id.String() + suffix }
+
+// parseName returns the id that a file name of the spool says.
+func parseName(name string) (id uuid.UUID, ok bool) {
+	text, ok := strings.CutSuffix(name, suffix)
+	if !ok {
+		return uuid.Nil, false
+	}
+	id, err := uuid.Parse(text)
+	return id, err == nil && id.String() == text
+}
+
+// encode returns the file of d in a buffer that the caller recycles.
+func encode(d *mail.Delivery, now time.Time) ([]byte, error) {
+	var h bytes.Buffer
+	e := json.NewEncoder(&h)
+	e.SetEscapeHTML(false)
+	err := e.Encode(head{d.Exchange, d.RoutingKey, d.Format, d.Headers, d.Envelope.Listener, now.UTC(), strings.Repeat("0", 2*sha256.Size)})
+	if err != nil {
+		return nil, err
+	}
+	text := bytes.TrimRight(h.Bytes(), "\n")
+	payload := len(prefix) + len(text)
+	if payload >= maxHead {
+		return nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", payload, maxHead)
+	}
+	b := memory.Buffer(payload + int(d.JSONSize()))
+	b = append(append(b, prefix...), text...)
+	b = d.AppendJSON(b)
+	sum := checksum(d, b[payload:])
+	hex.Encode(b[payload-len(`"}`)-hex.EncodedLen(len(sum)):], sum[:])
+	b[payload] = ',' // was the payload's "{"
+	return b, nil
+}
+
+// checksum returns the SHA-256 of what is published of d, whose JSON form is given.
+func checksum(d *mail.Delivery, asJSON []byte) [sha256.Size]byte {
+	if d.Format == mail.Raw {
+		return sha256.Sum256(d.Content.Octets())
+	}
+	return sha256.Sum256(asJSON)
+}
+
+// parseHead reads the head at the beginning of b, the first octets of a file, and returns where the payload's keys begin: at the
+// comma. partial tells that b ends before the head does.
+func parseHead(b []byte) (h head, payload int, partial bool, err error) {
+	if !bytes.HasPrefix(b, []byte(prefix)) {
+		return h, 0, false, foreign(b)
+	}
+	end := objectEnd(b[len(prefix):])
+	if end < 0 {
+		return h, 0, true, fmt.Errorf("%w: truncated, or its head does not end within %d octets", errUnreadable, maxHead)
+	}
+	payload = len(prefix) + end
+	if payload == len(b) {
+		return h, 0, true, fmt.Errorf("%w: truncated behind its head", errUnreadable)
+	}
+	dec := json.NewDecoder(bytes.NewReader(b[len(prefix):payload]))
+	dec.DisallowUnknownFields() // of a later version, which may mean something else by it
+	if err := dec.Decode(&h); err != nil {
+		return h, 0, false, fmt.Errorf("%w: head: %w", errUnreadable, err)
+	}
+	if b[payload] != ',' || h.SpooledAt.IsZero() || h.Format != mail.JSON && h.Format != mail.Raw {
+		return h, 0, false, fmt.Errorf("%w: head is not one of this version", errUnreadable)
+	}
+	return h, payload, false, nil
+}
+
+// foreign tells LSMTPD's own files, whose first key is one of its six, from those that are nobody's.
+func foreign(b []byte) error {
+	text := bytes.TrimLeft(b, " \t\r\n")
+	if len(text) > 0 && text[0] == '{' {
+		text = bytes.TrimLeft(text[1:], " \t\r\n")
+		for _, key := range []string{"timestamp", "message_id", "client_address", "recipients", "email_content", "sender"} {
+			if bytes.HasPrefix(text, []byte(`"`+key+`"`)) {
+				return errNoDestination
+			}
+		}
+	}
+	if len(b) == 0 {
+		return fmt.Errorf("%w: empty", errUnreadable)
+	}
+	return fmt.Errorf("%w: not written by lsmtpd", errUnreadable)
+}
+
+// objectEnd returns the octets of the JSON object that begins b, -1 where it does not end.
+func objectEnd(b []byte) int {
+	depth, inString := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{':
+			depth++
+		case c == '}':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return -1
+}
+
+// load reads the delivery of a file. Its Content is the caller's to release.
+func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
+	f, err := s.dir.open(fileName(id))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size := f.size()
+	buf := memory.Buffer(maxHead)
+	defer memory.Recycle(buf)
+	b, err := readAt(f, buf[:min(size, maxHead)], 0)
+	if err != nil {
+		return nil, err
+	}
+	h, payload, _, err := parseHead(b)
+	if err != nil {
+		return nil, err
+	}
+	n := int(size) - payload
+	text := memory.NewContent(nil, n)
+	room := text.Room(n)[:n]
+	had := copy(room, b[payload:])
+	if _, err := readAt(f, room[had:], int64(len(b))); err != nil {
+		text.Release()
+		return nil, err
+	}
+	room[0] = '{' // was a comma behind the head
+	text.Extend(n)
+	return h.delivery(id, text)
+}
+
+func readAt(f source, b []byte, off int64) ([]byte, error) {
+	if _, err := f.ReadAt(b, off); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: truncated", errUnreadable)
+	} else if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// delivery makes h and the JSON payload text, whose reference it takes over, into what is published.
+func (h *head) delivery(id uuid.UUID, text *memory.Content) (*mail.Delivery, error) {
+	decode := mail.Decode
+	if h.Format == mail.JSON {
+		decode = mail.DecodeEnvelope
+	}
+	d, err := decode(text.Octets())
+	if err != nil {
+		text.Release()
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	if h.Format == mail.JSON {
+		d.Content, d.Encoded = text, true
+	} else {
+		text.Release()
+	}
+	d.Exchange, d.RoutingKey, d.Format, d.Headers, d.SpooledAt = h.Exchange, h.RoutingKey, h.Format, h.Headers, h.SpooledAt
+	if err := h.verify(d, id); err != nil {
+		d.Content.Release()
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return d, nil
+}
+
+// verify tells why d is not what was spooled as id.
+func (h *head) verify(d *mail.Delivery, id uuid.UUID) error {
+	if sum := sha256.Sum256(d.Content.Octets()); hex.EncodeToString(sum[:]) != h.Checksum {
+		return errors.New("checksum does not match: the file was changed or damaged")
+	}
+	if d.ID != id {
+		return errors.New("the file's name and its message_id differ")
+	}
+	return d.Check()
+}

@@ -1,0 +1,228 @@
+package spool
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/mail"
+
+	"github.com/google/uuid"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func goldenDelivery(format string) *mail.Delivery {
+	d := someDelivery(format, []byte("Subject: <x>\r\n\r\nGrüße\r\n"))
+	d.ID = uuid.MustParse("cf4c844f-a317-44f7-97a3-0aaa5be372e3")
+	d.Envelope.ID = d.ID
+	d.Envelope.ReceivedAt = time.Date(2025, 9, 23, 23, 18, 51, 477629045, time.UTC)
+	d.Envelope.ClientIP = netip.MustParseAddr("192.0.2.7")
+	return d
+}
+
+func TestFile_has_the_form_that_later_versions_must_read(t *testing.T) {
+	for _, format := range []string{mail.JSON, mail.Raw} {
+		d := goldenDelivery(format)
+		got, err := encode(d, time.Date(2025, 9, 23, 23, 19, 0, 0, time.UTC))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !json.Valid(got) {
+			t.Errorf("%s: not JSON: %s", format, got)
+		}
+		golden := filepath.Join("testdata", format+".json")
+		if *update {
+			if err := os.WriteFile(golden, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: file\n%s\nwant\n%s", format, got, want)
+		}
+	}
+}
+
+// place puts a file of the golden delivery into dir, with its octets changed.
+func place(t *testing.T, dir string, octets []byte) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, fileName(goldenDelivery(mail.JSON).ID)), octets, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFile_damaged_is_named_in_the_log_once_kept_and_stops_nobody(t *testing.T) {
+	golden, err := os.ReadFile("testdata/raw.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(old, new string) []byte {
+		if !bytes.Contains(golden, []byte(old)) {
+			t.Fatalf("%q is not in the golden file", old)
+		}
+		return bytes.Replace(golden, []byte(old), []byte(new), 1)
+	}
+	for name, c := range map[string]struct {
+		octets []byte
+		want   string
+	}{
+		"empty":                        {nil, "unreadable: empty"},
+		"truncated in its head":        {golden[:100], "unreadable: truncated"},
+		"truncated behind its head":    {golden[:bytes.Index(golden, []byte(`,"timestamp"`))], "unreadable: truncated behind its head"},
+		"truncated in the mail":        {golden[:len(golden)-40], "unreadable: unexpected end of JSON"},
+		"changed in the mail":          {replace("Subject", "Object_"), "unreadable: checksum"},
+		"changed checksum":             {replace(`"checksum":"`, `"checksum":"x`), "unreadable: checksum"},
+		"another id":                   {replace("cf4c844f", "0f4c844f"), "name and its message_id differ"},
+		"foreign":                      {[]byte("#!/bin/sh\n"), "not written by lsmtpd"},
+		"foreign JSON":                 {[]byte(`{"a":1}`), "not written by lsmtpd"},
+		"of a later version":           {replace(`"listener":`, `"priority":1,"listener":`), `unknown field`},
+		"of an unknown format":         {replace(`"format":"raw"`, `"format":"xml"`), "not one of this version"},
+		"with a key too long":          {replace(`"routing_key":"`, `"routing_key":"`+strings.Repeat("k", 256)), "routing key of 274 octets"},
+		"with a head over 64 KiB":      {replace(`"tenant":"`, `"tenant":"`+strings.Repeat("x", maxHead)), "does not end within 65536"},
+		"without the rest":             {slices.Concat(golden[:bytes.Index(golden, []byte(`,"timestamp"`))], []byte("}")), "not one of this version"},
+		"with octets that are no text": {replace("Subject", "\xff\xffbject"), "not UTF-8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := spoolDir(t)
+			place(t, dir, c.octets)
+			var log lines
+			s, err := Open(Options{Dir: dir, Log: log.logger()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			good := putReady(t, s, mail.JSON, "good")
+			if got := replayed(t, s, 1); got[0].id != good.ID {
+				t.Errorf("replayed %+v", got)
+			}
+			if st := s.Status(); st.Unreadable != 1 || st.Files != 0 {
+				t.Errorf("status %+v", st)
+			}
+			mustClose(t, s)
+			if n := strings.Count(log.String(), "cannot be read"); n != 1 || !strings.Contains(strings.ReplaceAll(log.String(), `\"`, `"`), c.want) {
+				t.Errorf("log\n%swant it once with %q", log.String(), c.want)
+			}
+			if names := files(t, dir); len(names) != 1 {
+				t.Errorf("files %v, want only the damaged one", names)
+			}
+		})
+	}
+}
+
+func TestFile_of_LSMTPD_stays_and_is_counted(t *testing.T) {
+	dir := spoolDir(t)
+	place(t, dir, []byte(" {\n \"sender\": \"a@b\", \"timestamp\": \"2025-09-23T23:18:51Z\"}"))
+	s := opened(t, dir)
+	indexedNow(s)
+	if st := s.Status(); st.NoDestination != 1 || st.Unreadable != 0 || st.Files != 0 {
+		t.Errorf("status %+v", st)
+	}
+	if len(files(t, dir)) != 1 {
+		t.Error("the file is gone")
+	}
+}
+
+func TestFile_that_is_none_is_left_alone(t *testing.T) {
+	dir := spoolDir(t)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := func() string { return filepath.Join(dir, fileName(uuid.New())) }
+	for _, err := range []error{
+		os.Symlink("/etc/passwd", name()),
+		syscall.Mkfifo(name(), 0o600),
+		os.Mkdir(name(), 0o700),
+		os.WriteFile(filepath.Join(dir, "README"), nil, 0o600),
+		os.WriteFile(filepath.Join(dir, strings.ToUpper(fileName(uuid.New()))), nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := opened(t, dir)
+	indexedNow(s)
+	if st := s.Status(); st.Unreadable != 3 || st.Files != 0 {
+		t.Errorf("status %+v", st)
+	}
+	if n := len(files(t, dir)); n != 5 {
+		t.Errorf("%d files are left of 5", n)
+	}
+}
+
+func TestFile_that_a_crash_left_without_its_name_is_cleared_away(t *testing.T) {
+	dir := spoolDir(t)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	others := []string{".tmp", ".profile", "." + uuid.NewString(), uuid.NewString() + ".1.tmp"}
+	for _, name := range append(others, "."+uuid.NewString()+".1.tmp") {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := opened(t, dir)
+	indexedNow(s)
+	slices.Sort(others)
+	if got := files(t, dir); !slices.Equal(got, others) {
+		t.Errorf("files %v, want %v", got, others)
+	}
+}
+
+func TestFile_being_written_is_not_taken_for_a_leftover(t *testing.T) {
+	dir := spoolDir(t)
+	d, err := openDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.named = true
+	f, err := d.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(Options{Dir: dir}, d) // reads the directory beside the writer
+	defer mustClose(t, s)
+	indexedNow(s)
+	if names := files(t, dir); len(names) != 1 {
+		t.Errorf("files %v, want the one being written", names)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzHead(f *testing.F) {
+	golden, err := os.ReadFile("testdata/json.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(golden)
+	f.Add(golden[:200])
+	f.Add([]byte(`{"delivery":{"a":"}\""}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, payload, partial, err := parseHead(b)
+		if err != nil {
+			if !errors.Is(err, errUnreadable) && !errors.Is(err, errNoDestination) {
+				t.Fatalf("unclassified error %v", err)
+			}
+			return
+		}
+		if partial || b[payload] != ',' || !json.Valid(b[len(prefix):payload]) {
+			t.Fatalf("head %+v ends at %d", h, payload)
+		}
+	})
+}

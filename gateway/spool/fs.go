@@ -1,0 +1,170 @@
+package spool
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+// directory is everything the spool asks of the file system. Tests put their faults here.
+type directory interface {
+	create() (file, error)                                // mode 0600, without a name
+	open(name string) (source, error)                     // a regular file
+	remove(name string) error                             //
+	sync() error                                          // the names, not what is in the files
+	list(each func(name string, regular bool) bool) error // until each returns false
+	leftover(name string) bool                            // tells a temporary file of another process, which a crash left there
+	close() error
+}
+
+// file is one that is being written. Close without a successful link before it leaves nothing.
+type file interface {
+	io.WriteCloser
+	Sync() error
+	link(name string) error
+}
+
+// source is a file that is being read.
+type source interface {
+	io.ReaderAt
+	io.Closer
+	size() int64
+}
+
+// root is the directory on a real file system. All access goes through os.Root but for linkat, which it has not: its names are
+// made of a uuid, and cannot lead elsewhere.
+type root struct {
+	*os.Root
+	self    *os.File // for flock and fsync
+	named   bool     // the file system has no O_TMPFILE, or no /proc shows it
+	opening string   // a uuid
+	made    atomic.Int64
+}
+
+// temporary returns a name that no other file has: the uuid is this opening's own.
+func (d *root) temporary() string {
+	return "." + d.opening + "." + strconv.FormatInt(d.made.Add(1), 10) + ".tmp"
+}
+
+func (d *root) leftover(name string) bool {
+	opening, number, _ := strings.Cut(strings.TrimPrefix(name, "."), ".")
+	return name[0] == '.' && strings.HasSuffix(number, ".tmp") && uuid.Validate(opening) == nil && opening != d.opening
+}
+
+func (d *root) create() (file, error) {
+	if d.named {
+		name := d.temporary()
+		f, err := d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		return &namedFile{File: f, root: d.Root, temp: name}, nil
+	}
+	f, err := d.OpenFile(".", os.O_WRONLY|unix.O_TMPFILE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &unnamedFile{File: f, dir: d.self}, nil
+}
+
+// unnamedFile has no name until it is linked.
+type unnamedFile struct {
+	*os.File
+	dir *os.File
+}
+
+func (f *unnamedFile) link(name string) error {
+	// AT_EMPTY_PATH would do without /proc, but needs CAP_DAC_READ_SEARCH before Linux 6.10.
+	self := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+	err := unix.Linkat(unix.AT_FDCWD, self, int(f.dir.Fd()), name, unix.AT_SYMLINK_FOLLOW)
+	if err != nil {
+		return &os.LinkError{Op: "linkat", Old: self, New: name, Err: err}
+	}
+	return nil
+}
+
+// namedFile has a temporary name until it is renamed.
+type namedFile struct {
+	*os.File
+	root *os.Root
+	temp string // "" once it is renamed
+}
+
+func (f *namedFile) link(name string) error {
+	if err := f.root.Rename(f.temp, name); err != nil {
+		return err
+	}
+	f.temp = ""
+	return nil
+}
+
+func (f *namedFile) Close() error {
+	err := f.File.Close()
+	if f.temp != "" {
+		err = errors.Join(err, f.root.Remove(f.temp))
+	}
+	return err
+}
+
+// sourceFile is a regular file and what was its size when it was opened.
+type sourceFile struct {
+	*os.File
+	octets int64
+}
+
+func (f *sourceFile) size() int64 { return f.octets }
+
+func (d *root) open(name string) (source, error) {
+	f, err := d.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // O_NONBLOCK: a FIFO would keep us waiting
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &sourceFile{f, info.Size()}, nil
+}
+
+func (d *root) remove(name string) error { return d.Remove(name) }
+func (d *root) sync() error              { return d.self.Sync() }
+
+func (d *root) list(each func(name string, regular bool) bool) error {
+	f, err := d.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		chunk, err := f.ReadDir(1024)
+		for _, e := range chunk {
+			if !each(e.Name(), e.Type().IsRegular()) {
+				return nil
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (d *root) close() error {
+	var err error
+	if d.self != nil {
+		err = d.self.Close()
+	}
+	return errors.Join(err, d.Root.Close())
+}

@@ -1,0 +1,65 @@
+package spool
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lsmtpd/gateway/mail"
+)
+
+func TestRemove_goes_on_beside_those_who_settle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := spoolDir(t)
+		s := mustOpen(t, dir)
+		defer mustClose(t, s)
+		const n = 3*removeAtOnce + 1
+		var all []*mail.Delivery
+		for range n {
+			d := someDelivery(mail.JSON, nil)
+			mustPut(t, s, d)
+			all = append(all, d)
+		}
+		for _, d := range all {
+			s.Settle(d.ID, true)
+		}
+		synctest.Wait()
+		if names := files(t, dir); len(names) > 0 {
+			t.Errorf("%d files are left", len(names))
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.index.byID) > 0 || s.index.removals != nil || s.index.count[removing] != 0 {
+			t.Errorf("the index still knows %d files", len(s.index.byID))
+		}
+	})
+}
+
+func TestRemove_pauses_between_small_groups_while_somebody_writes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := spoolDir(t)
+		s := mustOpen(t, dir)
+		defer mustClose(t, s)
+		const groups = 4
+		var all []*mail.Delivery
+		for range groups * removeAtOnce {
+			d := someDelivery(mail.JSON, nil)
+			mustPut(t, s, d)
+			all = append(all, d)
+		}
+		s.writers <- struct{}{} // somebody writes
+		s.mu.Lock()
+		for _, d := range all {
+			s.settle(s.index.byID[d.ID], gone)
+		}
+		s.mu.Unlock()
+		for left := groups - 1; left >= 0; left-- {
+			synctest.Wait()
+			if n := len(files(t, dir)); n != left*removeAtOnce {
+				t.Errorf("%d files are left, want %d", n, left*removeAtOnce)
+			}
+			time.Sleep(removePause)
+		}
+		<-s.writers
+	})
+}

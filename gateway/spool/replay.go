@@ -1,0 +1,187 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"time"
+
+	"lsmtpd/gateway/mail"
+)
+
+// Verdict says what became of one replayed delivery.
+type Verdict int
+
+// The verdicts of a replay.
+const (
+	Done  Verdict = iota // confirmed: the file is removed
+	Later                // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
+	Stop                 // the broker is away: kept, and this Replay ends
+)
+
+const (
+	maxWindow    = 64       // deliveries tried at once
+	maxInFlight  = 64 << 20 // octets of their files; a larger file goes alone
+	firstBackOff = 5 * time.Second
+	maxBackOff   = 10 * time.Minute
+)
+
+// Replay tries what is ready, oldest first: the first one alone, then more at once for each that went well. It calls try from
+// several goroutines; the delivery's Content is released when try returns. What becomes ready meanwhile is tried too: Replay returns
+// only when ctx ends, with its error, or after a Stop, with try's. By then no try runs. A second Replay waits for the first to return.
+func (s *Spool) Replay(ctx context.Context, try func(context.Context, *mail.Delivery) (Verdict, error)) error {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-s.indexed: // before that nobody knows the oldest
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r := &replay{s: s, try: try, window: 1, results: make(chan result)}
+	return r.run(ctx)
+}
+
+// replay is one call of Replay. Only its goroutine touches it.
+type replay struct {
+	s       *Spool
+	try     func(context.Context, *mail.Delivery) (Verdict, error)
+	results chan result
+	window  int // deliveries that may be tried at once
+	running int
+	octets  int64 // of the files being tried
+	ended   bool
+	err     error
+}
+
+type result struct {
+	e       *entry
+	verdict Verdict
+	err     error
+}
+
+func (r *replay) run(ctx context.Context) error {
+	timer := time.NewTimer(math.MaxInt64)
+	defer timer.Stop()
+	done := ctx.Done()
+	for {
+		if !r.ended {
+			timer.Reset(r.begin(ctx))
+		}
+		if r.ended && r.running == 0 {
+			return r.err
+		}
+		select {
+		case got := <-r.results:
+			r.end(got)
+		case <-r.s.wake:
+		case <-timer.C:
+		case <-done:
+			done = nil
+			r.stop(ctx.Err())
+		}
+	}
+}
+
+// begin tries as many as the window has room for, and returns how long until the next one leaves its back-off.
+func (r *replay) begin(ctx context.Context) time.Duration {
+	now := r.s.clock()
+	for {
+		if r.running >= r.window {
+			return math.MaxInt64 // a result comes before
+		}
+		room := maxInFlight - r.octets
+		if r.running == 0 {
+			room = math.MaxInt64
+		}
+		r.s.mu.Lock()
+		e, due := r.s.index.next(now, room)
+		r.s.mu.Unlock()
+		if e == nil && due == 0 {
+			return math.MaxInt64
+		}
+		if e == nil {
+			return time.Duration(due - now)
+		}
+		r.running++
+		r.octets += e.size
+		go func() {
+			verdict, err := r.one(ctx, e)
+			r.results <- result{e, verdict, err}
+		}()
+	}
+}
+
+// one reads a file and tries it.
+func (r *replay) one(ctx context.Context, e *entry) (Verdict, error) {
+	d, err := r.s.load(e.id)
+	if err != nil {
+		return unloaded, err
+	}
+	defer d.Content.Release()
+	verdict, err := r.try(ctx, d)
+	if verdict == Later && ctx.Err() != nil {
+		return Stop, err // cut off, which is not the delivery's fault
+	}
+	return verdict, err
+}
+
+// unloaded is the verdict on a file that try was not asked about.
+const unloaded Verdict = -1
+
+func (r *replay) end(got result) {
+	r.running--
+	r.octets -= got.e.size
+	switch got.verdict {
+	case Done:
+		r.window = min(r.window+1, maxWindow)
+	case Stop:
+		r.stop(got.err)
+	}
+	r.s.tried(got)
+}
+
+func (r *replay) stop(err error) {
+	if !r.ended {
+		r.ended, r.err = true, err
+	}
+}
+
+// tried puts a file where its result says.
+func (s *Spool) tried(got result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := got.e
+	switch {
+	case got.verdict == Done || e.settled == gone:
+		e.settled = gone
+		s.index.move(e, removing)
+		signal(s.sweep)
+	case got.verdict == Stop:
+		s.index.move(e, ready)
+	case got.verdict == Later:
+		s.postpone(e)
+	case errors.Is(got.err, fs.ErrNotExist):
+		s.log.Warn("a spool file is gone: somebody took it", "dir", s.path, "file", fileName(e.id))
+		s.index.forget(e)
+	case errors.Is(got.err, errUnreadable):
+		s.logUnreadable(e, got.err)
+		s.index.move(e, unreadable)
+	default:
+		s.noteError(got.err)
+		s.log.Warn("a spool file cannot be read now", "dir", s.path, "file", fileName(e.id), "error", got.err)
+		s.postpone(e)
+	}
+}
+
+// postpone lets e wait for its back-off. s.mu is held.
+func (s *Spool) postpone(e *entry) {
+	pause := min(firstBackOff<<min(e.attempts, 7), maxBackOff)
+	e.attempts++
+	e.due = s.clock() + int64(pause)
+	s.index.move(e, waiting)
+}

@@ -1,0 +1,250 @@
+// Package spool keeps deliveries on disk while the broker does not take them: one file each, found again after a crash, replayed
+// oldest first. It does not know the broker: who replays says what became of each.
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+
+	"github.com/google/uuid"
+)
+
+// ErrClosed tells that the spool was closed.
+var ErrClosed = errors.New("spool is closed")
+
+// maxWriters bounds the files being written at once: each sits in fsync with a thread of its own, and with its mail encoded in
+// memory.
+const maxWriters = 64
+
+// Options say where a Spool is.
+type Options struct {
+	Dir string       // made where it is missing; its path is taken as it is given
+	Log *slog.Logger // nil logs nothing
+}
+
+// Spool is one directory of deliveries. Its methods may be called from any goroutine.
+type Spool struct {
+	path    string
+	warning string
+	log     *slog.Logger
+	dir     directory
+	commits group
+	began   time.Time
+
+	writers chan struct{} // a token for each Put under way
+	turn    chan struct{} // a token for the Replay under way
+	wake    chan struct{} // told that a file became ready
+	sweep   chan struct{} // told that a file is to be removed
+	indexed chan struct{} // closed when every file found at start is in the index
+	closing chan struct{} // closed by Close
+	tasks   sync.WaitGroup
+
+	mu          sync.Mutex // guards what follows
+	index       index
+	lastError   string
+	lastErrorAt time.Time
+}
+
+// Open makes the directory where it is missing, locks it and begins to read what lies in it. It refuses a directory that others
+// could write to, or that another process has open; the error says what mends it. Close ends what Open began.
+func Open(o Options) (*Spool, error) {
+	dir, err := openDirectory(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("spool %s: %w", o.Dir, err)
+	}
+	return start(o, dir), nil
+}
+
+func start(o Options, dir directory) *Spool {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Spool{
+		path:    o.Dir,
+		warning: Warning(o.Dir),
+		log:     o.Log,
+		dir:     dir,
+		commits: group{sync: dir.sync},
+		began:   time.Now(),
+		writers: make(chan struct{}, maxWriters),
+		turn:    make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		sweep:   make(chan struct{}, 1),
+		indexed: make(chan struct{}),
+		closing: make(chan struct{}),
+		index:   newIndex(),
+	}
+	if s.warning != "" {
+		s.log.Warn(s.warning, "dir", s.path)
+	}
+	s.tasks.Go(s.scan)
+	s.tasks.Go(s.removeSettled)
+	return s
+}
+
+// Close waits for every Put under way, removes what was confirmed and gives up the lock. A Replay must have returned before it.
+func (s *Spool) Close() error {
+	close(s.closing)
+	for range maxWriters {
+		s.writers <- struct{}{}
+	}
+	s.tasks.Wait()
+	for s.removeSome(removeAtOnce) {
+	}
+	return s.dir.close()
+}
+
+// Put writes d to disk. When it returns nil, the file is found again after a crash; it is held from replay until Settle. Errors
+// that are ErrFull pass when there is room again. It returns ErrClosed after Close.
+func (s *Spool) Put(d *mail.Delivery) error {
+	if err := d.Check(); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	select {
+	case s.writers <- struct{}{}:
+		defer func() { <-s.writers }()
+	case <-s.closing:
+		return ErrClosed
+	}
+	now := time.Now()
+	e, err := s.begin(d.ID, now)
+	if err != nil {
+		return err
+	}
+	octets, err := encode(d, now)
+	if err == nil {
+		err = s.store(fileName(d.ID), octets)
+		e.size = int64(len(octets))
+		memory.Recycle(octets)
+	}
+	s.written(e, err)
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return nil
+}
+
+// begin enters a file into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
+func (s *Spool) begin(id uuid.UUID, now time.Time) (*entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index.byID[id] != nil {
+		return nil, fmt.Errorf("spool: %s is there already", id)
+	}
+	e := &entry{id: id, spooled: now.UnixNano(), state: writing}
+	s.index.byID[id] = e
+	return e, nil
+}
+
+// written ends what begin began.
+func (s *Spool) written(e *entry, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.index.byID, e.id)
+		s.noteError(err)
+		return
+	}
+	s.index.add(e, held)
+	if e.settled != open {
+		s.settle(e, e.settled)
+	}
+}
+
+// Settle says what became of the first publish of a delivery that Put wrote, or still writes: confirmed removes the file, whatever
+// was said of it before; otherwise it becomes ready for replay. Of a file that is not there it says nothing.
+func (s *Spool) Settle(id uuid.UUID, confirmed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID[id]
+	if e == nil || e.settled == gone {
+		return
+	}
+	if confirmed {
+		s.settle(e, gone)
+		return
+	}
+	s.settle(e, free)
+}
+
+// settle does what Settle says, now or when the file is no longer in somebody's hands. s.mu is held.
+func (s *Spool) settle(e *entry, as settlement) {
+	e.settled = as
+	switch {
+	case e.state == writing || e.state == trying:
+	case as == gone:
+		s.index.move(e, removing)
+		signal(s.sweep)
+	case e.state == held:
+		s.index.move(e, ready)
+		signal(s.wake)
+	}
+}
+
+// Status is what one look at the spool shows.
+type Status struct {
+	Dir           string    `json:"dir"`
+	Files         int       `json:"files"` // deliveries that wait for the broker
+	Octets        int64     `json:"octets"`
+	Held          int       `json:"held"`            // of Files: the first publish is not decided
+	Retrying      int       `json:"retrying"`        // of Files: the last replay failed for the delivery's own reason
+	Oldest        time.Time `json:"oldest,omitzero"` // of Files; zero where there is none
+	Unreadable    int       `json:"unreadable"`      // files that cannot be replayed, left as they are
+	NoDestination int       `json:"no_destination"`  // LSMTPD's own files, which do not say where to
+	Indexing      bool      `json:"indexing"`        // what lay there at start is not wholly counted yet
+	Warning       string    `json:"warning,omitempty"`
+	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
+	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
+}
+
+// Status returns what the spool holds at this moment.
+func (s *Spool) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{
+		Dir:           s.path,
+		Files:         s.index.byAge.Len(),
+		Octets:        s.index.octets,
+		Held:          s.index.count[held],
+		Retrying:      s.index.waiting.Len(),
+		Unreadable:    s.index.count[unreadable],
+		NoDestination: s.index.noDestination,
+		Warning:       s.warning,
+		LastError:     s.lastError,
+		LastErrorAt:   s.lastErrorAt,
+	}
+	if st.Files > 0 {
+		st.Oldest = time.Unix(0, s.index.byAge.entries[0].spooled)
+	}
+	select {
+	case <-s.indexed:
+	default:
+		st.Indexing = true
+	}
+	return st
+}
+
+// Warning tells why mail in this spool would not outlive a reboot; "" where nothing speaks against it.
+func (s *Spool) Warning() string { return s.warning }
+
+// noteError keeps err for Status. s.mu is held.
+func (s *Spool) noteError(err error) {
+	s.lastError, s.lastErrorAt = err.Error(), time.Now()
+}
+
+// clock returns the nanoseconds since Open: no change of the time of day makes a back-off longer.
+func (s *Spool) clock() int64 { return int64(time.Since(s.began)) }
+
+// signal tells whoever waits on c, once however often it is told.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
