@@ -1,0 +1,79 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"lsmtpd/routes/reload"
+)
+
+// ErrNobody tells that no daemon listens on the socket.
+var ErrNobody = errors.New("no daemon is there")
+
+// Client asks the daemon that listens on Socket.
+type Client struct{ Socket string }
+
+// Status returns the daemon's state.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return ask[Status](ctx, c, http.MethodGet, pathStatus)
+}
+
+// Reload has the daemon read its configuration again, and returns the report, which may be a rejection.
+func (c *Client) Reload(ctx context.Context) (reload.Report, error) {
+	return ask[reload.Report](ctx, c, http.MethodPost, pathReload)
+}
+
+// History returns the last reports, the newest last.
+func (c *Client) History(ctx context.Context) ([]reload.Report, error) {
+	return ask[[]reload.Report](ctx, c, http.MethodGet, pathHistory)
+}
+
+func ask[T any](ctx context.Context, c *Client, method, path string) (answer T, err error) {
+	body, err := c.open(ctx, method, path)
+	if err != nil {
+		return answer, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return answer, nil
+}
+
+// open sends a request and returns the body of the answer.
+func (c *Client) open(ctx context.Context, method, path string) (io.ReadCloser, error) {
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "unix", c.Socket)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrNobody, err)
+			}
+			return conn, nil
+		},
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://lsmtpd"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := (&http.Client{Transport: transport}).Do(req)
+	if errors.Is(err, ErrNobody) {
+		return nil, fmt.Errorf("%w: nothing listens on %s", ErrNobody, c.Socket)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+		return nil, fmt.Errorf("the daemon answered %s: %s", answer.Status, strings.TrimSpace(string(text)))
+	}
+	return answer.Body, nil
+}

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
+)
+
+// change is one part of a new table, prepared. Commit cannot fail.
+type change interface {
+	Commit()
+	Abort()
+}
+
+// Apply puts t in force, all or nothing: it prepares whatever can fail, and undoes that on the first error. The start is an
+// Apply with nothing running. It returns at the commit; what retires then drains under Run.
+func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, error) {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	if g.stopped {
+		return routes.Applied{}, errors.New("the daemon is stopping")
+	}
+	prepared, warnings, err := g.prepare(ctx, t)
+	if err != nil {
+		for i := len(prepared) - 1; i >= 0; i-- {
+			prepared[i].Abort()
+		}
+		return routes.Applied{}, err
+	}
+	old := g.running.Load()
+	now := run(t, old)
+	applied := routes.Applied{Generation: now.generation, Listeners: now.since(old), Warnings: warnings}
+	g.running.Store(now)
+	for _, c := range prepared {
+		c.Commit()
+	}
+	g.logListeners(applied.Listeners)
+	if old != nil {
+		g.retire(old, now)
+	}
+	return applied, nil
+}
+
+// logListeners writes a line for each listener whose socket is new or gone.
+func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
+	bound := g.sockets.Addresses()
+	for _, l := range listeners {
+		switch l.Action {
+		case routes.Added, routes.Rebound:
+			g.log.Info("listening", "listener", l.Name, "address", bound[l.Address].String())
+		case routes.Removed:
+			g.log.Info("listener removed", "listener", l.Name, "address", l.Address, "sessions", l.Sessions)
+		}
+	}
+}
+
+// prepare makes ready whatever can fail, in the order in which it is committed: the sockets bring mail, and come last.
+func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, warnings []string, err error) {
+	wanted := make(map[string]string, len(t.Listeners))
+	for _, l := range t.Listeners {
+		wanted[l.Address] = l.Name
+	}
+	c := t.Config
+	spool, err := g.store.prepare(c.Spool.Dir)
+	if err != nil {
+		return prepared, warnings, err
+	}
+	prepared = append(prepared, spool)
+	admin, warning, err := g.admin.prepare(c.Admin)
+	if err != nil {
+		return prepared, warnings, err
+	}
+	prepared = append(prepared, admin)
+	if warning != "" {
+		warnings = append(warnings, warning)
+	}
+	sockets, err := g.sockets.Prepare(wanted)
+	if err != nil {
+		return prepared, warnings, err
+	}
+	broker, err := g.prepareBroker(ctx, &c.AMQP, &warnings)
+	if err != nil {
+		return append(prepared, sockets), warnings, err
+	}
+	return append(prepared, broker, sockets), warnings, nil
+}
+
+func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP, warnings *[]string) (change, error) {
+	broker, err := g.publisher.Prepare(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if broker.Warning != nil {
+		*warnings = append(*warnings, "the broker does not answer, mail is spooled until it does: "+broker.Warning.Error())
+	}
+	return broker, nil
+}
+
+// retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never).
+func (g *Gateway) retire(old, now *running) {
+	var leaving []*session
+	for _, s := range g.sessions.all() {
+		if now.listeners[s.address] == nil {
+			s.smtp.Drain()
+			leaving = append(leaving, s)
+		}
+	}
+	patience := now.table.Config.DrainTimeout
+	if len(leaving) == 0 || patience == 0 {
+		return
+	}
+	g.tasks.Go(func() {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-g.cutting.Done():
+			return
+		}
+		cut := 0
+		for _, s := range leaving {
+			if g.sessions.has(s) {
+				s.conn.Close()
+				cut++
+			}
+		}
+		if cut > 0 {
+			g.log.Warn("cut sessions of removed listeners that did not end within drain_timeout", "sessions", cut)
+		}
+	})
+}

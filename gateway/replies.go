@@ -1,0 +1,16 @@
+package gateway
+
+import "lsmtpd/gateway/smtp"
+
+// What the gateway itself answers; the conversation's own replies are in package smtp.
+var (
+	replyGone       = smtp.Reply{Code: 421, Enhanced: "4.3.2", Text: "This service is no longer offered here", Close: true}
+	replyNoAuth     = smtp.Reply{Code: 502, Enhanced: "5.5.1", Text: "Authentication not offered"}
+	replyNoMailbox  = smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "No such recipient here"}
+	replyLongKey    = smtp.Reply{Code: 501, Enhanced: "5.1.3", Text: "Recipient address too long"}
+	replyManyRoutes = smtp.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many destinations, send another message"}
+	replyTryLater   = smtp.Reply{Code: 451, Enhanced: "4.3.0", Text: "Cannot store the message now, try again later"}
+	replyFull       = smtp.Reply{Code: 452, Enhanced: "4.3.1", Text: "Insufficient storage, try again later"}
+	replyUnroutable = smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "Nobody takes mail for this recipient"}
+	replyTooLarge   = smtp.Reply{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit"}
+)

@@ -1,0 +1,139 @@
+package gateway
+
+import (
+	"sync/atomic"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/smtp"
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
+)
+
+// running is a table and what was made of it. It is replaced as a whole; whoever loaded one may keep it.
+type running struct {
+	table      *routes.Table
+	generation uint64
+	listeners  map[string]*listener // by address
+}
+
+// listener is a listener of the table and what belongs to it while it runs.
+type listener struct {
+	*routes.Listener
+	settings *smtp.Settings
+	state    *state
+}
+
+// state outlives a reload: it is carried over by the listener's name.
+type state struct {
+	sessions  atomic.Int64  // open now
+	accepted  atomic.Uint64 // messages that got 250
+	spooled   atomic.Uint64 // deliveries that went to the spool
+	confirmed atomic.Uint64 // deliveries that the broker confirmed at once
+	refused   atomic.Uint64 // replies of class 4 and 5
+	refusals  refusalLog
+}
+
+// run makes a table ready to be put in force, after old, which may be nil.
+func run(t *routes.Table, old *running) *running {
+	states := map[string]*state{}
+	r := &running{table: t, generation: 1, listeners: make(map[string]*listener, len(t.Listeners))}
+	if old != nil {
+		r.generation = old.generation + 1
+		for _, l := range old.listeners {
+			states[l.Name] = l.state
+		}
+	}
+	for _, l := range t.Listeners {
+		s := states[l.Name]
+		if s == nil {
+			s = &state{}
+		}
+		r.listeners[l.Address] = &listener{Listener: l, settings: settings(l, t.Config.AMQP.MaxMessageSize), state: s}
+	}
+	return r
+}
+
+// since tells what becomes of each listener when r is put in force after old, which may be nil. That a kept one's settings
+// changed is for the caller to see, who has compared the configurations.
+func (r *running) since(old *running) []routes.AppliedListener {
+	before := map[string]*listener{} // by name
+	if old != nil {
+		for _, l := range old.listeners {
+			before[l.Name] = l
+		}
+	}
+	var all []routes.AppliedListener
+	for _, l := range r.table.Listeners {
+		a := routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Added}
+		was := before[l.Name]
+		delete(before, l.Name)
+		switch {
+		case was != nil && was.Address == l.Address:
+			a.Action = routes.Kept
+		case was != nil:
+			a.Action = routes.Rebound
+		case old != nil && old.listeners[l.Address] != nil:
+			a.Action = routes.Updated // renamed
+		}
+		if was != nil {
+			a.Sessions = was.state.sessions.Load()
+		}
+		all = append(all, a)
+	}
+	if old == nil {
+		return all
+	}
+	for _, l := range old.table.Listeners {
+		if before[l.Name] != nil {
+			all = append(all, routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Removed, Sessions: before[l.Name].state.sessions.Load()})
+		}
+	}
+	return all
+}
+
+// settings are what a session of l pins. most is what the broker takes, in octets of payload.
+func settings(l *routes.Listener, most int64) *smtp.Settings {
+	return &smtp.Settings{
+		Hostname:      l.Hostname,
+		SizeLimit:     sizeLimit(l, most),
+		MaxRecipients: l.MaxRecipients,
+		Timeout:       l.Timeout,
+		LineEndings:   lineEndings[l.LineEndings],
+	}
+}
+
+var lineEndings = map[string]smtp.LineEndings{
+	"reject": smtp.RejectBare,
+	"fix":    smtp.FixBare,
+	"pass":   smtp.PassBare,
+}
+
+// sizeLimit is what SIZE tells: the smaller of size_limit and what the broker takes once the mail is encoded, so that
+// nobody uploads for nothing. 0 is no limit.
+func sizeLimit(l *routes.Listener, most int64) int64 {
+	if most == 0 {
+		return l.SizeLimit
+	}
+	fits := most - 4<<10
+	if encodes(l.Listener) {
+		fits = most/4*3 - 512<<10
+	}
+	fits = max(fits, 1)
+	if l.SizeLimit == 0 {
+		return fits
+	}
+	return min(l.SizeLimit, fits)
+}
+
+// encodes tells whether any of the listener's mail is published as JSON.
+func encodes(l *config.Listener) bool {
+	if l.Format == mail.JSON {
+		return true
+	}
+	for i := range l.Routes {
+		if l.Routes[i].Format == mail.JSON {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,79 @@
+package gateway
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"lsmtpd/gateway/publish"
+	"lsmtpd/gateway/spool"
+)
+
+// Status is the daemon as an operator sees it.
+type Status struct {
+	Version   string           `json:"version"`
+	Started   time.Time        `json:"started"`
+	Listeners []ListenerStatus `json:"listeners"` // in the file's order
+	Draining  []DrainingStatus `json:"draining,omitempty"`
+	Broker    publish.Status   `json:"broker"`
+	Spools    []spool.Status   `json:"spools"` // the one in use first; others are replayed until they are empty
+}
+
+// ListenerStatus is one listener. Its counts go on across reloads as long as its name stays.
+type ListenerStatus struct {
+	Name      string `json:"name"`
+	Address   string `json:"address"`
+	Bound     string `json:"bound"` // with the port in use where the address says 0
+	Sessions  int64  `json:"sessions"`
+	Accepted  uint64 `json:"accepted"`  // messages
+	Confirmed uint64 `json:"confirmed"` // deliveries
+	Spooled   uint64 `json:"spooled"`   // deliveries
+	Refused   uint64 `json:"refused"`   // replies of class 4 and 5
+}
+
+// DrainingStatus is the sessions that a removed listener still has.
+type DrainingStatus struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Sessions int    `json:"sessions"`
+}
+
+// draining counts the sessions whose address is gone, by the listener that they came to.
+func (g *Gateway) draining(now *running) []DrainingStatus {
+	counts := map[DrainingStatus]int{}
+	for _, s := range g.sessions.all() {
+		if now.listeners[s.address] == nil && s.listener != nil {
+			counts[DrainingStatus{Name: s.listener.Name, Address: s.address}]++
+		}
+	}
+	all := make([]DrainingStatus, 0, len(counts))
+	for d, n := range counts {
+		d.Sessions = n
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b DrainingStatus) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Address, b.Address))
+	})
+	return all
+}
+
+// Status returns the present state. Apply must have been called.
+func (g *Gateway) Status() Status {
+	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status()}
+	bound := g.sockets.Addresses()
+	running := g.running.Load()
+	s.Draining = g.draining(running)
+	for _, t := range running.table.Listeners {
+		l := running.listeners[t.Address]
+		status := ListenerStatus{
+			Name: l.Name, Address: l.Address,
+			Sessions: l.state.sessions.Load(), Accepted: l.state.accepted.Load(),
+			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(),
+		}
+		if a := bound[l.Address]; a != nil {
+			status.Bound = a.String()
+		}
+		s.Listeners = append(s.Listeners, status)
+	}
+	return s
+}

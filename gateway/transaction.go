@@ -1,0 +1,265 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+	"lsmtpd/gateway/publish"
+	"lsmtpd/gateway/smtp"
+	"lsmtpd/gateway/spool"
+	"lsmtpd/routes"
+	"lsmtpd/routes/address"
+
+	"github.com/google/uuid"
+)
+
+// maxShort is the longest exchange or routing key in octets (AMQP 0-9-1 4.2.5.3).
+const maxShort = 255
+
+// transaction is one mail: it pins the listener and the table of its MAIL, and uses them whatever is reloaded meanwhile.
+type transaction struct {
+	gateway  *Gateway
+	session  *session
+	running  *running
+	listener *listener
+	client   *smtp.Client
+	envelope *mail.Envelope
+	only     address.Address // the recipient, while there is one
+	count    int             // accepted recipients
+	batches  []routes.Batch
+}
+
+func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from address.Address) *transaction {
+	return &transaction{gateway: s.gateway, session: s, running: r, listener: l, client: c, envelope: &mail.Envelope{
+		ID:       uuid.New(),
+		Listener: l.Name,
+		ClientIP: c.Addr.Addr().Unmap(),
+		Helo:     c.Helo,
+		User:     c.User,
+		TLS:      c.TLS,
+		Sender:   from,
+	}}
+}
+
+// Rcpt routes one recipient.
+func (t *transaction) Rcpt(_ context.Context, to address.Address, _ smtp.RcptParams) smtp.Reply {
+	q := routes.Query{Sender: t.envelope.Sender, Recipient: to, Client: t.envelope.ClientIP, User: t.envelope.User}
+	route := t.listener.Route(&q)
+	if route == nil {
+		return replyNoMailbox
+	}
+	if refusal := route.Refusal; refusal != nil {
+		return smtp.Reply{Code: refusal.Code, Enhanced: refusal.Enhanced, Text: refusal.Text}
+	}
+	d := route.Destination(&q)
+	if len(d.RoutingKey) > maxShort || len(d.Exchange) > maxShort {
+		return replyLongKey
+	}
+	batches := routes.Group(t.batches, d, to)
+	if most := t.listener.MaxDeliveries; most > 0 && len(batches) > len(t.batches) && len(batches) > most {
+		return replyManyRoutes
+	}
+	t.batches, t.only = batches, to
+	t.count++
+	return smtp.Reply{}
+}
+
+// Begin gives the Received field.
+func (t *transaction) Begin(context.Context) (prefix []byte, r smtp.Reply) {
+	t.envelope.ReceivedAt = time.Now()
+	if !t.listener.ReceivedHeader {
+		return nil, smtp.Reply{}
+	}
+	return t.received(), smtp.Reply{}
+}
+
+// Close has nothing to give back: the session owns the content.
+func (t *transaction) Close() {}
+
+// Data publishes the mail to each destination and keeps what the broker did not take.
+func (t *transaction) Data(_ context.Context, c *memory.Content) []smtp.Reply {
+	t.envelope.Size = int64(len(c.Octets()))
+	deliveries, refusal := t.deliveries(c)
+	if !refusal.IsZero() {
+		return []smtp.Reply{refusal}
+	}
+	ctx, cancel := context.WithTimeout(t.gateway.hurrying, t.running.table.Config.AMQP.ConfirmTimeout)
+	defer cancel()
+	tickets, results := t.publish(ctx, deliveries)
+	keep, refusal := decide(policies{t.listener.OnBrokerFailure, t.listener.OnUnroutable}, results)
+	if refusal.IsZero() {
+		refusal = t.spool(deliveries, tickets, results, keep)
+	}
+	if !refusal.IsZero() {
+		t.refused(deliveries, results, refusal)
+		return []smtp.Reply{refusal}
+	}
+	t.accepted(deliveries, results)
+	return []smtp.Reply{{Code: 250, Enhanced: "2.0.0", Text: "Ok: queued as " + t.envelope.ID.String()}}
+}
+
+// deliveries makes one AMQP message of each batch, more where its recipients do not fit in one header table.
+func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Reply) {
+	most := t.running.table.Config.AMQP.MaxMessageSize
+	deliveries := make([]*mail.Delivery, 0, len(t.batches))
+	for _, b := range t.batches {
+		for rest := b.Recipients; len(rest) > 0; {
+			d := &mail.Delivery{
+				ID:         uuid.New(),
+				Envelope:   t.envelope,
+				Recipients: rest,
+				Exchange:   b.Exchange,
+				RoutingKey: b.RoutingKey,
+				Format:     b.Format,
+				Headers:    b.Headers,
+				Content:    c,
+			}
+			if len(deliveries) == 0 {
+				d.ID = t.envelope.ID
+			}
+			n := d.Fit()
+			if n == 0 {
+				t.gateway.log.Error("the configured headers of a destination are too large for AMQP",
+					"listener", t.listener.Name, "exchange", b.Exchange, "routing_key", b.RoutingKey)
+				return nil, replyTryLater
+			}
+			d.Recipients, rest = rest[:n], rest[n:]
+			if most > 0 && d.Size() > most {
+				return nil, replyTooLarge
+			}
+			deliveries = append(deliveries, d)
+		}
+	}
+	return deliveries, smtp.Reply{}
+}
+
+// encodedAhead is how many octets of one mail's deliveries may be encoded while earlier ones are not confirmed yet.
+const encodedAhead = 4 << 20
+
+// publish submits the deliveries in order and waits for each.
+func (t *transaction) publish(ctx context.Context, deliveries []*mail.Delivery) ([]*publish.Ticket, []publish.Result) {
+	tickets := make([]*publish.Ticket, len(deliveries))
+	results := make([]publish.Result, len(deliveries))
+	waited, ahead := 0, int64(0)
+	for i, d := range deliveries {
+		for size := d.Size(); waited < i && ahead+size > encodedAhead; waited++ {
+			results[waited] = tickets[waited].Wait(ctx)
+			ahead -= deliveries[waited].Size()
+		}
+		tickets[i] = t.gateway.publisher.Submit(ctx, d)
+		ahead += d.Size()
+	}
+	for ; waited < len(tickets); waited++ {
+		results[waited] = tickets[waited].Wait(ctx)
+	}
+	return tickets, results
+}
+
+// spool writes what must be kept. If one cannot be written, the client is refused, and what was written for this mail is
+// taken back, unless some of the mail is confirmed: then it stays, because a duplicate is better than a loss.
+func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Ticket, results []publish.Result, keep []bool) smtp.Reply {
+	g := t.gateway
+	var failed error
+	settle := make([]func(uuid.UUID, bool), len(deliveries)) // of those that were written
+	for i, d := range deliveries {
+		if !keep[i] {
+			continue
+		}
+		settled, err := g.store.put(d)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		settle[i] = settled
+	}
+	confirmed := confirmedIDs(deliveries, results)
+	for i, settle := range settle {
+		id := deliveries[i].ID
+		switch {
+		case settle == nil:
+		case failed == nil:
+			tickets[i].Late(func(r publish.Result) { settle(id, r.Outcome == publish.Confirmed) })
+		default:
+			settle(id, len(confirmed) == 0)
+		}
+	}
+	if failed == nil {
+		return smtp.Reply{}
+	}
+	g.log.Error("mail could not be spooled, and is refused for now",
+		"listener", t.listener.Name, "id", t.envelope.ID, "error", failed, "confirmed", confirmed)
+	if errors.Is(failed, spool.ErrFull) {
+		return replyFull
+	}
+	return replyTryLater
+}
+
+func confirmedIDs(deliveries []*mail.Delivery, results []publish.Result) []string {
+	var ids []string
+	for i, r := range results {
+		if r.Outcome == publish.Confirmed {
+			ids = append(ids, deliveries[i].ID.String())
+		}
+	}
+	return ids
+}
+
+// accepted counts the mail and writes its one line.
+func (t *transaction) accepted(deliveries []*mail.Delivery, results []publish.Result) {
+	spooled := 0
+	var why error
+	for _, r := range results {
+		if r.Outcome != publish.Confirmed {
+			spooled, why = spooled+1, r.Err
+		}
+	}
+	state := t.listener.state
+	state.accepted.Add(1)
+	state.confirmed.Add(uint64(len(results) - spooled))
+	state.spooled.Add(uint64(spooled))
+	attrs := t.attrs(deliveries)
+	if spooled > 0 {
+		attrs = append(attrs, slog.Int("spooled", spooled), slog.Any("error", why))
+	}
+	t.gateway.log.LogAttrs(context.Background(), slog.LevelInfo, "accepted", attrs...)
+}
+
+// refused writes the mail's one line; the session's Refused is not to write another.
+func (t *transaction) refused(deliveries []*mail.Delivery, results []publish.Result, reply smtp.Reply) {
+	t.session.told = true
+	if !t.listener.state.refusals.admit(t.gateway.log.With("listener", t.listener.Name)) {
+		return
+	}
+	attrs := append(t.attrs(deliveries), slog.Int("code", reply.Code), slog.String("enhanced", reply.Enhanced))
+	for _, r := range results {
+		if r.Outcome != publish.Confirmed {
+			attrs = append(attrs, slog.String("outcome", r.Outcome.String()), slog.Any("error", r.Err))
+			break
+		}
+	}
+	t.gateway.log.LogAttrs(context.Background(), slog.LevelWarn, "not accepted", attrs...)
+}
+
+func (t *transaction) attrs(deliveries []*mail.Delivery) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 16)
+	attrs = append(attrs,
+		slog.String("listener", t.listener.Name),
+		slog.String("client", t.client.Addr.String()),
+		slog.String("id", t.envelope.ID.String()),
+		slog.String("sender", t.envelope.Sender.String()),
+		slog.Int("recipients", t.count),
+		slog.Int64("size", t.envelope.Size),
+		slog.String("exchange", deliveries[0].Exchange),
+		slog.String("routing_key", deliveries[0].RoutingKey))
+	if len(deliveries) > 1 {
+		attrs = append(attrs, slog.Int("deliveries", len(deliveries)))
+	}
+	return append(attrs, slog.Float64("took_ms", milliseconds(t.envelope.ReceivedAt)))
+}
+
+// milliseconds since begun, as every log line has them.
+func milliseconds(begun time.Time) float64 { return float64(time.Since(begun).Microseconds()) / 1000 }

@@ -1,0 +1,351 @@
+// Package reload decides when the configuration is read again, reads it whole, and tells what came of it. It does not know
+// what a table is put in force by: that is Apply's.
+package reload
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
+)
+
+const (
+	quietTime   = 250 * time.Millisecond // without an event before the file is read
+	quietMost   = 2 * time.Second        // after which it is read all the same
+	removalTime = 2 * time.Second        // that the watcher alone must see the same octets before anything is removed
+	retryFirst  = time.Second
+	retryMost   = time.Minute
+)
+
+// ErrStopped is the answer to a reload asked of a Reloader that stops.
+var ErrStopped = errors.New("the daemon is stopping")
+
+// Reloader owns reloading. Fill in the fields, then Run it.
+type Reloader struct {
+	Path  string
+	Apply func(context.Context, *routes.Table) (routes.Applied, error)
+	Log   *slog.Logger
+
+	once     sync.Once
+	requests chan request
+	signals  chan struct{} // holds a token when a signal asked
+	stopped  chan struct{}
+
+	// owned by Run
+	watcher *watcher
+	table   *routes.Table // in force
+	retry   time.Duration // the next pause; 0 where there is nothing to try again
+	due     struct {      // zero: not due
+		quiet, latest time.Time // when the watcher's find is read: the earlier of both
+		settled       time.Time // when a removal has stood long enough
+		again         time.Time // when a failed one is tried again
+	}
+	standing string // digest of the removal that waits for due.settled
+
+	// guarded by mu
+	mu      sync.Mutex
+	status  Status
+	history []Report
+	last    uint64
+}
+
+type request struct {
+	by     Trigger
+	answer chan Report
+}
+
+func (r *Reloader) init() {
+	r.once.Do(func() {
+		r.requests = make(chan request)
+		r.signals = make(chan struct{}, 1)
+		r.stopped = make(chan struct{})
+		r.status = Status{Path: r.Path, Reloads: map[Trigger]map[Result]uint64{}}
+	})
+}
+
+// Run loads and applies the configuration, and again whenever that is due, until ctx ends. Its error is why the first load
+// failed: config.Faults, or Apply's. ready is called after the first.
+func (r *Reloader) Run(ctx context.Context, ready func(Report)) error {
+	r.init()
+	defer close(r.stopped)
+	r.watcher = newWatcher(r.Log)
+	report, err := r.load(ctx, Start, false)
+	if err != nil {
+		return err
+	}
+	ready(report)
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { r.watcher.run(stop) })
+	defer watching.Wait()
+	defer close(stop)
+	if r.watcher.look() {
+		r.watcher.mark() // it changed before the watch began
+	}
+	for r.next(ctx) {
+	}
+	return nil
+}
+
+// Reload reloads, and returns the report of a reload that began after the call. Its error is ctx's, or ErrStopped.
+func (r *Reloader) Reload(ctx context.Context, by Trigger) (Report, error) {
+	r.init()
+	req := request{by, make(chan Report, 1)}
+	select {
+	case r.requests <- req:
+	case <-r.stopped:
+		return Report{}, ErrStopped
+	case <-ctx.Done():
+		return Report{}, ctx.Err()
+	}
+	select {
+	case report := <-req.answer:
+		return report, nil
+	case <-r.stopped:
+		return Report{}, ErrStopped
+	case <-ctx.Done():
+		return Report{}, ctx.Err()
+	}
+}
+
+// Hangup asks for a reload by signal and does not wait. Those that come while one is due are one.
+func (r *Reloader) Hangup() {
+	r.init()
+	select {
+	case r.signals <- struct{}{}:
+	default:
+	}
+}
+
+// Status returns the present state.
+func (r *Reloader) Status() Status {
+	r.init()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.status
+	s.Reloads = map[Trigger]map[Result]uint64{}
+	for by, results := range r.status.Reloads {
+		s.Reloads[by] = map[Result]uint64{}
+		for result, n := range results {
+			s.Reloads[by][result] = n
+		}
+	}
+	return s
+}
+
+// History returns the last reports, the newest last.
+func (r *Reloader) History() []Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]Report(nil), r.history...)
+}
+
+// next waits for the next thing to do, and does it. It returns false when ctx has ended.
+func (r *Reloader) next(ctx context.Context) bool {
+	timer := time.NewTimer(time.Until(r.soonest()))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case req := <-r.requests:
+		r.answer(ctx, req)
+	case <-r.signals:
+		r.load(ctx, Signal, false)
+	case <-r.watcher.dirty:
+		now := time.Now()
+		r.due.quiet = now.Add(quietTime)
+		if r.due.latest.IsZero() {
+			r.due.latest = now.Add(quietMost)
+		}
+	case <-timer.C:
+		r.overdue(ctx)
+	}
+	return true
+}
+
+// soonest is when the earliest thing is due.
+func (r *Reloader) soonest() time.Time {
+	at := time.Now().Add(time.Hour)
+	for _, due := range []time.Time{r.due.quiet, r.due.latest, r.due.settled, r.due.again} {
+		if !due.IsZero() && due.Before(at) {
+			at = due
+		}
+	}
+	return at
+}
+
+// overdue does what the clock asks for.
+func (r *Reloader) overdue(ctx context.Context) {
+	past := func(t time.Time) bool { return !t.IsZero() && !t.After(time.Now()) }
+	switch {
+	case past(r.due.quiet), past(r.due.latest), past(r.due.settled):
+		r.load(ctx, Watch, true)
+	case past(r.due.again):
+		r.load(ctx, Retry, false)
+	}
+}
+
+// answer reloads once for req and everybody who asked meanwhile.
+func (r *Reloader) answer(ctx context.Context, req request) {
+	asked := []request{req}
+	for {
+		select {
+		case req := <-r.requests:
+			asked = append(asked, req)
+			continue
+		default:
+		}
+		break
+	}
+	report, _ := r.load(ctx, req.by, false)
+	for _, req := range asked {
+		req.answer <- report
+	}
+}
+
+// load is the pipeline: read stably, compile, compare, apply, report. careful lets a change that removes anything wait until
+// it has stood for removalTime; there is no report then yet. The error is why the table was rejected.
+func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, error) {
+	begun := time.Now()
+	r.due.quiet, r.due.latest = time.Time{}, time.Time{}
+	table, read, err := r.read(ctx, by != Start)
+	r.watcher.watch(read.Sources)
+	report := Report{Trigger: by, Time: begun, After: read.Digest}
+	if r.table != nil {
+		report.Before = r.table.Config.Digest
+	}
+	if err == nil && r.table != nil && read.Digest == report.Before {
+		r.forget()
+		return r.conclude(report, Unchanged, nil), nil
+	}
+	if err == nil && r.table != nil {
+		report.Changes = config.Diff(r.table.Config, table.Config)
+		if careful && removes(report.Changes) && !r.hasStood(read.Digest) {
+			return report, nil
+		}
+	}
+	r.forget()
+	if err != nil {
+		return r.conclude(report, Rejected, err), err
+	}
+	for _, w := range table.Warnings {
+		report.Warnings = append(report.Warnings, w.String())
+	}
+	applied, err := r.Apply(ctx, table)
+	report.Warnings = append(report.Warnings, applied.Warnings...)
+	report.Listeners = markUpdated(applied.Listeners, report.Changes)
+	if err != nil {
+		r.again()
+		return r.conclude(report, Rejected, err), err
+	}
+	r.table, r.retry = table, 0
+	report.Generation = applied.Generation
+	return r.conclude(report, Applied, nil), nil
+}
+
+// hasStood tells whether the removal in these octets has been seen for long enough; if not, it is looked at again.
+func (r *Reloader) hasStood(digest string) bool {
+	if r.standing == digest {
+		return !r.due.settled.After(time.Now())
+	}
+	r.standing, r.due.settled = digest, time.Now().Add(removalTime)
+	return false
+}
+
+// forget drops what waits for its time: the files have just been looked at.
+func (r *Reloader) forget() {
+	r.standing, r.due.settled, r.due.again = "", time.Time{}, time.Time{}
+}
+
+// again lets a table that could not be applied be tried once more: a busy port may become free.
+func (r *Reloader) again() {
+	r.retry = min(max(2*r.retry, retryFirst), retryMost)
+	r.due.again = time.Now().Add(r.retry)
+}
+
+// conclude completes a report, counts it, keeps it and logs it.
+func (r *Reloader) conclude(report Report, result Result, err error) Report {
+	report.Result = result
+	report.Errors = lines(err)
+	report.Duration = float64(time.Since(report.Time).Microseconds()) / 1000
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last++
+	report.ID = r.last
+	s := &r.status
+	switch result {
+	case Applied:
+		s.Generation, s.Digest, s.Applied = report.Generation, report.After, time.Now()
+	default:
+		report.Generation = s.Generation
+	}
+	repeated := report.Trigger == Retry && result == Rejected && slices.Equal(s.Errors, report.Errors)
+	s.Degraded, s.Errors = result == Rejected, report.Errors
+	s.WatchDegraded = r.watcher.status()
+	if s.Reloads[report.Trigger] == nil {
+		s.Reloads[report.Trigger] = map[Result]uint64{}
+	}
+	s.Reloads[report.Trigger][result]++
+	if repeated {
+		return report // one line for a state, not one for each attempt
+	}
+	r.history = append(r.history, report)
+	r.history = r.history[max(len(r.history)-historySize, 0):]
+	r.log(report)
+	return report
+}
+
+// log writes a report's one line.
+func (r *Reloader) log(report Report) {
+	level := slog.LevelInfo
+	switch {
+	case report.Result == Rejected:
+		level = slog.LevelError
+	case report.Result == Unchanged && report.Trigger == Watch:
+		level = slog.LevelDebug // a touch is no news
+	}
+	r.Log.LogAttrs(context.Background(), level, "configuration "+string(report.Result), slog.Any("report", report))
+}
+
+// lines returns an error a line each, as the report has them.
+func lines(err error) []string {
+	if err == nil {
+		return nil
+	}
+	if faults, ok := errors.AsType[config.Faults](err); ok {
+		out := make([]string, len(faults))
+		for i, f := range faults {
+			out[i] = f.String()
+		}
+		return out
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+// removes tells whether any change takes something away: a file that was cut short would.
+func removes(changes []config.Change) bool {
+	return slices.ContainsFunc(changes, func(c config.Change) bool { return c.Removed })
+}
+
+// markUpdated tells the listeners that were kept as they are from those with a change of their own.
+func markUpdated(listeners []routes.AppliedListener, changes []config.Change) []routes.AppliedListener {
+	changed := map[string]bool{}
+	for _, c := range changes {
+		if rest, ok := strings.CutPrefix(c.Key, "listeners["); ok {
+			name, _, _ := strings.Cut(rest, "]")
+			changed[name] = true
+		}
+	}
+	for i := range listeners {
+		if l := &listeners[i]; l.Action == routes.Kept && changed[l.Name] {
+			l.Action = routes.Updated
+		}
+	}
+	return listeners
+}
