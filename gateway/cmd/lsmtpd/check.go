@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"lsmtpd/gateway/spool"
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
+)
+
+const checkHelp = `usage: lsmtpd check [-c FILE]
+
+Reads the configuration and every file it names, as "run" does, and tells each
+fault with its file, line and column. It starts nothing and changes nothing.
+
+flags:
+{flags}
+
+exit status: 0 the configuration is valid (there may be warnings), 78 it is not
+
+example:
+  lsmtpd check -c /etc/lsmtpd/lsmtpd.yaml
+`
+
+func runCheck(p *program, args []string) int {
+	f := p.flags("check", checkHelp)
+	path := f.configFile()
+	broker := f.Bool("broker", false, "ask the broker too (not supported yet)")
+	if _, err := f.parse(args, 0); err != nil {
+		return f.refuse(err)
+	}
+	if *broker {
+		return f.refuse(errors.New("--broker is not supported yet"))
+	}
+	table, err := routes.Load(*path)
+	if err != nil {
+		printFaults(p.stderr, err)
+		return exitConfig
+	}
+	for _, warning := range checkWarnings(table) {
+		fmt.Fprintln(p.stderr, "warning: "+printableLine(warning.String()))
+	}
+	ways := 0
+	for _, l := range table.Listeners {
+		ways += len(l.Routes)
+	}
+	fmt.Fprintf(p.stdout, "%s: ok: %s, %s\n", printableLine(*path), count(len(table.Listeners), "listener"), count(ways, "route"))
+	return exitDone
+}
+
+// printFaults writes the error of routes.Load, a line a fault.
+func printFaults(w io.Writer, err error) {
+	fmt.Fprintln(w, printable(err.Error()))
+}
+
+// checkWarnings is what the configuration warns of, and what it cannot know: whether the spool outlives a reboot.
+func checkWarnings(table *routes.Table) config.Faults {
+	warnings := slices.Clone(table.Warnings)
+	if text := spool.Warning(table.Config.Spool.Dir); text != "" {
+		place := config.Place{File: table.Config.Path}
+		warnings = append(warnings, config.Fault{Place: place, Key: "spool.dir", Message: text})
+	}
+	return warnings
+}
+
+// count is "1 route" or "2 routes".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"lsmtpd/gateway/admin"
+	"lsmtpd/gateway/publish"
+	"lsmtpd/gateway/spool"
+	"lsmtpd/routes/reload"
+)
+
+const statusHelp = `usage: lsmtpd status [--json] [--history] [--socket PATH | -c FILE]
+
+Shows what the running daemon does: its listeners, the broker, the spool, and
+the configuration in force.
+
+flags:
+{flags}
+
+exit status: 0 done, 1 it failed, 2 wrong usage or no daemon there
+
+example:
+  lsmtpd status -c /etc/lsmtpd/lsmtpd.yaml
+`
+
+func runStatus(p *program, args []string) int {
+	f := p.flags("status", statusHelp)
+	client, asJSON := f.control()
+	history := f.Bool("history", false, "show the last reloads instead")
+	if _, err := f.parse(args, 0); err != nil {
+		return f.refuse(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if *history {
+		return f.showHistory(ctx, client(), *asJSON)
+	}
+	s, err := client().Status(ctx)
+	if err != nil {
+		return f.unanswered(err)
+	}
+	if *asJSON {
+		_ = json.NewEncoder(p.stdout).Encode(s)
+		return exitDone
+	}
+	fmt.Fprint(p.stdout, printable(statusText(s, time.Now())))
+	return exitDone
+}
+
+func (f *flags) showHistory(ctx context.Context, client *admin.Client, asJSON bool) int {
+	reports, err := client.History(ctx)
+	if err != nil {
+		return f.unanswered(err)
+	}
+	if asJSON {
+		_ = json.NewEncoder(f.p.stdout).Encode(reports)
+		return exitDone
+	}
+	for _, r := range reports {
+		fmt.Fprintf(f.p.stdout, "%s  ", r.Time.Local().Format(time.DateTime))
+		fmt.Fprint(f.p.stdout, reportText(r))
+	}
+	return exitDone
+}
+
+// statusText is the status for a person, at the time now.
+func statusText(s admin.Status, now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "lsmtpd %s, up %s\n\n", s.Version, age(s.Started, now))
+	fmt.Fprintf(&b, "broker  %s\n", brokerText(s.Broker, now))
+	for _, exchange := range slices.Sorted(maps.Keys(s.Broker.Exchanges)) {
+		fmt.Fprintf(&b, "        exchange %q is unusable, its mail is not published: %s\n", exchange, s.Broker.Exchanges[exchange])
+	}
+	for i, sp := range s.Spools {
+		fmt.Fprintf(&b, "spool   %s\n", spoolText(sp, now, i > 0))
+	}
+	configText(&b, s.Config, now)
+	b.WriteString("\n")
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "LISTENER\tADDRESS\tSESSIONS\tACCEPTED\tCONFIRMED\tSPOOLED\tREFUSED")
+	for _, l := range s.Listeners {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%d\n", l.Name, cmp.Or(l.Bound, l.Address), l.Sessions, l.Accepted, l.Confirmed, l.Spooled, l.Refused)
+	}
+	for _, d := range s.Draining {
+		fmt.Fprintf(w, "%s\t%s\t%d\tdraining\n", d.Name, d.Address, d.Sessions)
+	}
+	_ = w.Flush() // into b
+	return b.String()
+}
+
+func brokerText(s publish.Status, now time.Time) string {
+	text := string(s.State)
+	if s.Broker != "" {
+		text += " to " + s.Broker
+	}
+	text += " since " + age(s.Since, now)
+	if s.State != publish.Connected {
+		text += ", mail is spooled"
+	}
+	if s.Retry != nil {
+		text += ", next attempt in " + max(s.Retry.Sub(now), 0).Round(time.Second).String()
+	}
+	text += fmt.Sprintf(" (%d queued, %d unconfirmed)", s.Queued, s.Unconfirmed)
+	if s.Error != "" {
+		text += "\n        " + s.Error
+	}
+	return text
+}
+
+func spoolText(s spool.Status, now time.Time, old bool) string {
+	text := fmt.Sprintf("%s: %d waiting", s.Dir, s.Files)
+	if s.Files > 0 {
+		text += fmt.Sprintf(" (%d octets, the oldest for %s)", s.Octets, age(s.Oldest, now))
+	}
+	for _, some := range []struct {
+		n    int
+		what string
+	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable"}, {s.NoDestination, "without a destination"}} {
+		if some.n > 0 {
+			text += fmt.Sprintf(", %d %s", some.n, some.what)
+		}
+	}
+	if old {
+		text += ", not in use any more, replayed until it is empty"
+	}
+	for _, note := range []string{s.Warning, s.LastError} {
+		if note != "" {
+			text += "\n        " + note
+		}
+	}
+	return text
+}
+
+func configText(b *strings.Builder, s reload.Status, now time.Time) {
+	fmt.Fprintf(b, "config  %s: generation %d, in force for %s, sha256 %.12s\n", s.Path, s.Generation, age(s.Applied, now), s.Digest)
+	if s.Degraded {
+		b.WriteString("        DEGRADED: what the file says now was rejected, the above stays in force:\n")
+		for _, e := range s.Errors {
+			fmt.Fprintf(b, "        %s\n", e)
+		}
+	}
+	if s.WatchDegraded != "" {
+		fmt.Fprintf(b, "        changes are found by the poll only: %s\n", s.WatchDegraded)
+	}
+}
+
+// age is how long ago t was, in whole seconds.
+func age(t, now time.Time) string { return now.Sub(t).Round(time.Second).String() }
+
+// reportText is a report for a person.
+func reportText(r reload.Report) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "configuration %s in %.1f ms by %s: generation %d, sha256 %.12s\n", r.Result, r.Duration, r.Trigger, r.Generation, cmp.Or(r.After, r.Before))
+	for _, e := range r.Errors {
+		fmt.Fprintf(&b, "  error    %s\n", e)
+	}
+	for _, w := range r.Warnings {
+		fmt.Fprintf(&b, "  warning  %s\n", w)
+	}
+	for _, c := range r.Changes {
+		fmt.Fprintf(&b, "  changed  %s: %s: %s → %s\n", c.Place, c.Key, cmp.Or(c.Old, "(nothing)"), cmp.Or(c.New, "(nothing)"))
+	}
+	for _, l := range r.Listeners {
+		if l.Action != "kept" {
+			fmt.Fprintf(&b, "  %-8s %s on %s", l.Action, l.Name, l.Address)
+			if l.Sessions > 0 {
+				fmt.Fprintf(&b, " (%s)", count(int(l.Sessions), "session"))
+			}
+			b.WriteString("\n")
+		}
+	}
+	if r.Result == reload.Rejected {
+		b.WriteString("The configuration in force stays as it was.\n")
+	}
+	return printable(b.String())
+}
