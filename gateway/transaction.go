@@ -109,7 +109,7 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 	for _, b := range t.batches {
 		for rest := b.Recipients; len(rest) > 0; {
 			d := &mail.Delivery{
-				ID:         uuid.New(),
+				ID:         t.envelope.ID,
 				Envelope:   t.envelope,
 				Recipients: rest,
 				Exchange:   b.Exchange,
@@ -118,8 +118,8 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 				Headers:    b.Headers,
 				Content:    c,
 			}
-			if len(deliveries) == 0 {
-				d.ID = t.envelope.ID
+			if len(deliveries) > 0 {
+				d.ID = uuid.New()
 			}
 			n := d.Fit()
 			if n == 0 {

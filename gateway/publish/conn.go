@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"context"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type conn struct {
 	net.Conn
 	silence  atomic.Int64 // nanoseconds a read may wait; 0 until the handshake is over
 	patience atomic.Int64 // nanoseconds a write may take; 0 until the handshake is over
+	unbind   func() bool  // ends the handshake's dependence on its context
 
 	// guarded by mu
 	mu      sync.Mutex
@@ -27,13 +29,14 @@ type conn struct {
 	pending []byte
 }
 
-// newConn bounds the whole handshake by timeout; established ends that bound.
-func newConn(c net.Conn, timeout time.Duration) (*conn, error) {
-	return &conn{Conn: c}, c.SetDeadline(time.Now().Add(timeout))
+// newConn bounds the whole handshake: it fails at the time by, and when ctx ends. established ends that bound.
+func newConn(ctx context.Context, c net.Conn, by time.Time) (*conn, error) {
+	return &conn{Conn: c, unbind: context.AfterFunc(ctx, func() { c.Close() })}, c.SetDeadline(by)
 }
 
 // established begins the deadlines of normal life: the broker sends something at least every half heartbeat.
 func (c *conn) established(heartbeat time.Duration) {
+	c.unbind()
 	c.patience.Store(int64(writePatience))
 	c.silence.Store(int64(heartbeat + heartbeat/2))
 	// A read may be waiting already, on the handshake's deadline.

@@ -60,7 +60,7 @@ func TestASilentBrokerEndsTheReadAndFreesAStuckWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
-		c, err := newConn(ours, 5*time.Second)
+		c, err := newConn(t.Context(), ours, time.Now().Add(5*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestAHandshakeIsBoundedAndTheLibraryCannotMoveADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
-		c, err := newConn(ours, 5*time.Second)
+		c, err := newConn(t.Context(), ours, time.Now().Add(5*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}

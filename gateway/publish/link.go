@@ -74,7 +74,11 @@ func (l *link) settings(ctx context.Context, c *config.AMQP) amqp.Config {
 			if err != nil {
 				return nil, err
 			}
-			l.conn, err = newConn(tcp, c.ConnectTimeout)
+			by := time.Now().Add(c.ConnectTimeout)
+			if most, limited := ctx.Deadline(); limited && most.Before(by) {
+				by = most
+			}
+			l.conn, err = newConn(ctx, tcp, by)
 			return l.conn, err
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -408,4 +409,60 @@ func BenchmarkPublish(b *testing.B) {
 			running.Wait()
 		})
 	}
+}
+
+func TestWhatAMQPCannotCarryIsRejectedHereAndTheConnectionLives(t *testing.T) {
+	broker := rabbit.Shared(t)
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	for name, d := range map[string]*mail.Delivery{
+		"a routing key of 256 octets":   delivery(inbox.Name, strings.Repeat("k", 256)),
+		"an exchange of 256 octets":     delivery(strings.Repeat("e", 256), "k"),
+		"headers over the frame":        withHeaders(delivery(inbox.Name, "k"), map[string]string{"h": strings.Repeat("v", 128<<10)}),
+		"a header's name of 256 octets": withHeaders(delivery(inbox.Name, "k"), map[string]string{strings.Repeat("h", 256): "v"}),
+	} {
+		if r := p.Submit(t.Context(), d).Wait(t.Context()); r.Outcome != Rejected || r.Err == nil {
+			t.Errorf("%s: %v: %v", name, r.Outcome, r.Err)
+		}
+	}
+	before := p.current()
+	if r := p.Submit(t.Context(), delivery(inbox.Name, strings.Repeat("k", 255))).Wait(t.Context()); r.Outcome != Confirmed || p.current() != before {
+		t.Errorf("afterwards: %v: %v", r.Outcome, r.Err)
+	}
+}
+
+func withHeaders(d *mail.Delivery, h map[string]string) *mail.Delivery {
+	d.Headers = h
+	return d
+}
+
+func TestABrokerThatAcceptsAndStaysSilentIsGivenUpAndSoIsAnAttemptWhoseContextEnds(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c := settings("amqp://guest:guest@" + silent.Addr().String() + "/")
+	c.ConnectTimeout = 100 * time.Millisecond
+	if _, err := connectOnce(t.Context(), c); err == nil {
+		t.Error("connected to nobody")
+	}
+	c.ConnectTimeout = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		conn, err := silent.Accept()
+		if err == nil {
+			defer conn.Close()
+			cancel()
+			conn.Read(make([]byte, 100)) // the protocol header
+			conn.Read(make([]byte, 100)) // until they hang up
+		}
+	}()
+	if _, err := connectOnce(ctx, c); err == nil {
+		t.Error("connected to nobody")
+	}
+}
+
+func connectOnce(ctx context.Context, c *config.AMQP) (*link, error) {
+	return New(slog.New(slog.DiscardHandler)).connect(ctx, c)
 }

@@ -93,6 +93,10 @@ func (t *Ticket) submit(ctx context.Context) {
 		t.sent <- sent{result: Result{Returned, err}}
 		return
 	}
+	if err := t.delivery.Check(); err != nil {
+		t.sent <- sent{result: Result{Rejected, err}} // published, it would close the connection for everybody
+		return
+	}
 	t.encode()
 	t.turn.Store(turnWaiting)
 	if !p.queue.put(ctx, t) {
