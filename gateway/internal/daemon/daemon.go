@@ -70,6 +70,7 @@ func (d *Daemon) run(t testing.TB) {
 	if d.process, err = tether.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
+	d.ended = d.process.Done()
 }
 
 // ready waits for the log's word, not for a connection: one would be a session, and be counted.

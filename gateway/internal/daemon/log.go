@@ -35,6 +35,8 @@ type log struct {
 	part  []byte     // of the next line
 	lines []Line
 	more  chan struct{} // closed, and replaced, with each new line
+
+	ended <-chan struct{} // closed when nothing more will come; nil where nobody tells
 }
 
 func newLog() *log { return &log{more: make(chan struct{})} }
@@ -87,21 +89,27 @@ func (l *log) Text() string {
 	return b.String()
 }
 
-// Await returns the first line at or after number from that matches; it waits for it 30 s at most. what names it for the
-// test's failure. To wait for the next of its kind, go on from its Index+1.
+// Await returns the first line at or after number from that matches; it waits for it 30 s at most, and not beyond the daemon's
+// end. what names it for the test's failure. To wait for the next of its kind, go on from its Index+1.
 func (l *log) Await(t testing.TB, what string, from int, matches func(Line) bool) Line {
 	t.Helper()
 	deadline := time.After(patience)
-	for {
+	ended := l.ended
+	for last := false; ; {
 		lines, more := l.since(from)
 		for _, line := range lines {
 			if matches(line) {
 				return line
 			}
 		}
+		if last {
+			t.Fatalf("lsmtpd ended, and its log does not say: %s", what)
+		}
 		from += len(lines)
 		select {
 		case <-more:
+		case <-ended:
+			last = true // once more: for what it said last
 		case <-deadline:
 			t.Fatalf("the log does not say within %v: %s", patience, what)
 		}
