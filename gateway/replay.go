@@ -8,7 +8,7 @@ import (
 	"lsmtpd/gateway/spool"
 )
 
-// resend publishes one delivery of s. Where the broker confirms it only after the verdict, its file goes then.
+// resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then.
 func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) (spool.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.running.Load().table.Config.AMQP.ConfirmTimeout)
 	defer cancel()
@@ -16,15 +16,16 @@ func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) 
 	r := ticket.Wait(ctx)
 	switch r.Outcome {
 	case publish.Confirmed:
+		g.watchers.tell(d)
 		return spool.Done, nil
 	case publish.Unavailable:
 		return spool.Stop, r.Err
 	}
+	if r.Outcome != publish.InDoubt {
+		return spool.Later, r.Err
+	}
+	// While the first publish may still be confirmed or returned, a second one would make the two answers one another's.
 	id := d.ID
-	ticket.Late(func(r publish.Result) {
-		if r.Outcome == publish.Confirmed {
-			s.Settle(id, true)
-		}
-	})
-	return spool.Later, r.Err
+	ticket.Late(func(r publish.Result) { s.Settle(id, r.Outcome == publish.Confirmed) })
+	return spool.Undecided, r.Err
 }

@@ -19,7 +19,14 @@ type lane struct {
 	// guarded by mu
 	mu       sync.Mutex
 	returns  chan amqp.Return
-	returned map[string]string // message-id → reason, until the message's ack is seen
+	returned map[string]returned // by message-id, until the acks are seen
+}
+
+// returned counts the returns of one message-id, because it may be published again before its first ack: a return stands for one
+// ack, whichever of them is seen first.
+type returned struct {
+	times  int
+	reason string
 }
 
 // openLane opens a channel on l.
@@ -36,7 +43,7 @@ func openLane(l *link) (*lane, error) {
 		ch:       ch,
 		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, 2*windowMessages)),
-		returned: map[string]string{},
+		returned: map[string]returned{},
 	}, nil
 }
 
@@ -61,12 +68,11 @@ func (l *lane) outcome(id string, dc *amqp.DeferredConfirmation) Result {
 	acked := dc.Acked()
 	l.mu.Lock()
 	l.drain()
-	reason, returned := l.returned[id]
-	delete(l.returned, id)
+	back := l.take(id)
 	l.mu.Unlock()
 	switch {
-	case acked && returned:
-		return Result{Outcome: Returned, Err: errors.New(reason)}
+	case acked && back != "":
+		return Result{Outcome: Returned, Err: errors.New(back)}
 	case acked:
 		return Result{Outcome: Confirmed}
 	case l.ch.IsClosed():
@@ -75,6 +81,21 @@ func (l *lane) outcome(id string, dc *amqp.DeferredConfirmation) Result {
 	return Result{Outcome: Rejected, Err: errors.New("the broker answered basic.nack")}
 }
 
+// take returns the reason of one return of the message id, "" where there is none. The caller holds mu.
+func (l *lane) take(id string) (reason string) {
+	r, ok := l.returned[id]
+	if !ok {
+		return ""
+	}
+	if r.times--; r.times == 0 {
+		delete(l.returned, id)
+	} else {
+		l.returned[id] = r
+	}
+	return r.reason
+}
+
+// drain counts the returns that have come. The caller holds mu.
 func (l *lane) drain() {
 	for {
 		select {
@@ -82,7 +103,8 @@ func (l *lane) drain() {
 			if !open {
 				return
 			}
-			l.returned[r.MessageId] = fmt.Sprintf("returned: %d %s", r.ReplyCode, r.ReplyText)
+			reason := fmt.Sprintf("returned: %d %s", r.ReplyCode, r.ReplyText)
+			l.returned[r.MessageId] = returned{l.returned[r.MessageId].times + 1, reason}
 		default:
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
@@ -465,4 +466,43 @@ func TestABrokerThatAcceptsAndStaysSilentIsGivenUpAndSoIsAnAttemptWhoseContextEn
 
 func connectOnce(ctx context.Context, c *config.AMQP) (*link, error) {
 	return New(slog.New(slog.DiscardHandler)).connect(ctx, c)
+}
+
+func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
+	broker := rabbit.Shared(t)
+	proxy, err := faultnet.NewProxy(broker.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	p := start(t, settings("amqp://guest:guest@"+proxy.Addr()+"/"))
+	if r := p.Submit(t.Context(), delivery("amq.direct", "nobody")).Wait(t.Context()); r.Outcome != Returned {
+		t.Fatalf("%v: %v", r.Outcome, r.Err) // and the channel is open now
+	}
+	proxy.Freeze() // so that both returns and both acks come at once
+	d := delivery("amq.direct", "nobody")
+	soon, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var late [2]chan Result
+	for i := range late {
+		late[i] = make(chan Result, 1)
+		ticket := p.Submit(t.Context(), d)
+		until(t, 10*time.Second, func() bool { return p.window.len() == i+1 })
+		if i == 1 {
+			cancel() // both are written
+		}
+		go func() {
+			if r := ticket.Wait(soon); r.Outcome != InDoubt {
+				t.Errorf("unconfirmed, and %v: %v", r.Outcome, r.Err)
+			}
+			ticket.Late(func(r Result) { late[i] <- r })
+		}()
+	}
+	until(t, 10*time.Second, func() bool { return p.window.len() == 0 }) // given up
+	proxy.Thaw()
+	for i := range late {
+		if r := <-late[i]; r.Outcome != Returned {
+			t.Errorf("publish %d: %v: %v", i, r.Outcome, r.Err)
+		}
+	}
 }

@@ -39,6 +39,7 @@ type entry struct {
 	slots    [2]int32 // its places in queues
 	state    state
 	settled  settlement
+	tried    bool // by a replay
 }
 
 // index knows every file of the spool. Whoever uses it holds the Spool's lock.

@@ -18,6 +18,7 @@ const (
 	Done  Verdict = iota // confirmed: the file is removed
 	Later                // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
 	Stop                 // the broker is away: kept, and this Replay ends
+	Undecided            // published, and not confirmed yet: kept, and not tried again before Settle says what became of it
 )
 
 const (
@@ -100,6 +101,9 @@ func (r *replay) begin(ctx context.Context) time.Duration {
 		}
 		r.s.mu.Lock()
 		e, due := r.s.index.next(now, room)
+		if e != nil {
+			e.settled, e.tried = open, true // what Settle said was of an earlier publish
+		}
 		r.s.mu.Unlock()
 		if e == nil && due == 0 {
 			return math.MaxInt64
@@ -163,7 +167,9 @@ func (s *Spool) tried(got result) {
 		signal(s.sweep)
 	case got.verdict == Stop:
 		s.index.move(e, ready)
-	case got.verdict == Later:
+	case got.verdict == Undecided && e.settled == open:
+		s.index.move(e, held)
+	case got.verdict == Later, got.verdict == Undecided:
 		s.postpone(e)
 	case errors.Is(got.err, fs.ErrNotExist):
 		s.log.Warn("a spool file is gone: somebody took it", "dir", s.path, "file", fileName(e.id))
@@ -178,10 +184,11 @@ func (s *Spool) tried(got result) {
 	}
 }
 
-// postpone lets e wait for its back-off. s.mu is held.
+// postpone lets e wait for its back-off, which wakes the replay when it is over. s.mu is held.
 func (s *Spool) postpone(e *entry) {
 	pause := min(firstBackOff<<min(e.attempts, 7), maxBackOff)
 	e.attempts++
 	e.due = s.clock() + int64(pause)
 	s.index.move(e, waiting)
+	signal(s.wake)
 }

@@ -308,3 +308,80 @@ func TestReplay_beside_writers_delivers_everything_once(t *testing.T) {
 		t.Errorf("%d files are left", len(names))
 	}
 }
+
+func TestReplay_leaves_alone_what_is_undecided_until_Settle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, spoolDir(t))
+		defer mustClose(t, s)
+		d := putReady(t, s, mail.JSON, "x")
+		tries := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- s.Replay(ctx, func(context.Context, *mail.Delivery) (Verdict, error) {
+				tries++
+				return Undecided, errors.New("not confirmed in time")
+			})
+		}()
+		wantTries := func(want int) {
+			t.Helper()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if tries != want {
+				t.Errorf("tried %d times, want %d", tries, want)
+			}
+		}
+		wantTries(1)
+		if st := s.Status(); st.Held != 1 || st.Files != 1 {
+			t.Errorf("status %+v", st)
+		}
+		s.Settle(d.ID, false) // returned after all
+		wantTries(2)
+		s.Settle(d.ID, true)
+		wantTries(2)
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		if st := s.Status(); st.Files != 0 {
+			t.Errorf("status %+v", st)
+		}
+	})
+}
+
+func TestReplay_takes_what_Settle_says_before_the_verdict(t *testing.T) {
+	for _, confirmed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := mustOpen(t, spoolDir(t))
+			defer mustClose(t, s)
+			d := putReady(t, s, mail.JSON, "x")
+			var tries []time.Time
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() {
+				done <- s.Replay(ctx, func(context.Context, *mail.Delivery) (Verdict, error) {
+					tries = append(tries, time.Now())
+					if len(tries) == 1 {
+						s.Settle(d.ID, confirmed)
+						return Undecided, nil
+					}
+					return Done, nil
+				})
+			}()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			want := 2
+			if confirmed {
+				want = 1
+			}
+			if len(tries) != want || len(tries) == 2 && tries[1].Sub(tries[0]) != firstBackOff {
+				t.Errorf("confirmed %v: tried at %v", confirmed, tries)
+			}
+			if st := s.Status(); st.Files != 0 {
+				t.Errorf("status %+v", st)
+			}
+			cancel()
+			<-done
+		})
+	}
+}

@@ -157,8 +157,9 @@ func (s *Spool) written(e *entry, err error) {
 	}
 }
 
-// Settle says what became of the first publish of a delivery that Put wrote, or still writes: confirmed removes the file, whatever
-// was said of it before; otherwise it becomes ready for replay. Of a file that is not there it says nothing.
+// Settle says what became of a publish that was not decided: the first one, of a delivery that Put wrote or still writes, or one of
+// a replay that was Undecided. confirmed removes the file, whatever was said of it before; otherwise it becomes ready for replay, or
+// waits for its back-off. Of a file that is not there it says nothing.
 func (s *Spool) Settle(id uuid.UUID, confirmed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,6 +182,8 @@ func (s *Spool) settle(e *entry, as settlement) {
 	case as == gone:
 		s.index.move(e, removing)
 		signal(s.sweep)
+	case e.state == held && e.tried:
+		s.postpone(e)
 	case e.state == held:
 		s.index.move(e, ready)
 		signal(s.wake)
