@@ -91,11 +91,12 @@ func (t *transaction) Data(_ context.Context, c *memory.Content) []smtp.Reply {
 	defer cancel()
 	tickets, results := t.publish(ctx, deliveries)
 	keep, refusal := decide(policies{t.listener.OnBrokerFailure, t.listener.OnUnroutable}, results)
+	var failed error
 	if refusal.IsZero() {
-		refusal = t.spool(deliveries, tickets, results, keep)
+		refusal, failed = t.spool(deliveries, tickets, results, keep)
 	}
 	if !refusal.IsZero() {
-		t.refused(deliveries, results, refusal)
+		t.refused(deliveries, results, refusal, failed)
 		return []smtp.Reply{refusal}
 	}
 	t.accepted(deliveries, results)
@@ -161,22 +162,21 @@ func (t *transaction) publish(ctx context.Context, deliveries []*mail.Delivery) 
 
 // spool writes what must be kept. If one cannot be written, the client is refused, and what was written for this mail is
 // taken back, unless some of the mail is confirmed: then it stays, because a duplicate is better than a loss.
-func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Ticket, results []publish.Result, keep []bool) smtp.Reply {
-	g := t.gateway
+func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Ticket, results []publish.Result, keep []bool) (smtp.Reply, error) {
 	var failed error
 	settle := make([]func(uuid.UUID, bool), len(deliveries)) // of those that were written
 	for i, d := range deliveries {
 		if !keep[i] {
 			continue
 		}
-		settled, err := g.store.put(d)
+		settled, err := t.gateway.store.put(d)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
 		}
 		settle[i] = settled
 	}
-	confirmed := confirmedIDs(deliveries, results)
+	partly := len(confirmedIDs(deliveries, results)) > 0
 	for i, settle := range settle {
 		id := deliveries[i].ID
 		switch {
@@ -184,18 +184,18 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		case failed == nil:
 			tickets[i].Late(func(r publish.Result) { settle(id, r.Outcome == publish.Confirmed) })
 		default:
-			settle(id, len(confirmed) == 0)
+			settle(id, !partly)
 		}
 	}
-	if failed == nil {
-		return smtp.Reply{}
+	switch {
+	case failed == nil:
+		return smtp.Reply{}, nil
+	case partly:
+		t.listener.state.partly.Add(1)
+	case errors.Is(failed, spool.ErrFull):
+		return replyFull, failed
 	}
-	g.log.Error("mail could not be spooled, and is refused for now",
-		"listener", t.listener.Name, "id", t.envelope.ID, "error", failed, "confirmed", confirmed)
-	if errors.Is(failed, spool.ErrFull) {
-		return replyFull
-	}
-	return replyTryLater
+	return replyTryLater, failed
 }
 
 func confirmedIDs(deliveries []*mail.Delivery, results []publish.Result) []string {
@@ -212,10 +212,12 @@ func confirmedIDs(deliveries []*mail.Delivery, results []publish.Result) []strin
 func (t *transaction) accepted(deliveries []*mail.Delivery, results []publish.Result) {
 	spooled := 0
 	var why error
-	for _, r := range results {
+	for i, r := range results {
 		if r.Outcome != publish.Confirmed {
 			spooled, why = spooled+1, r.Err
+			continue
 		}
+		t.gateway.watchers.tell(deliveries[i])
 	}
 	state := t.listener.state
 	state.accepted.Add(1)
@@ -228,10 +230,12 @@ func (t *transaction) accepted(deliveries []*mail.Delivery, results []publish.Re
 	t.gateway.log.LogAttrs(context.Background(), slog.LevelInfo, "accepted", attrs...)
 }
 
-// refused writes the mail's one line; the session's Refused is not to write another.
-func (t *transaction) refused(deliveries []*mail.Delivery, results []publish.Result, reply smtp.Reply) {
+// refused writes the mail's one line; the session's Refused is not to write another. failed is why nothing was spooled, if
+// that is why. A mail of which a part is confirmed is always told of: who sends it again makes a duplicate of that part.
+func (t *transaction) refused(deliveries []*mail.Delivery, results []publish.Result, reply smtp.Reply, failed error) {
 	t.session.told = true
-	if !t.listener.state.refusals.admit(t.gateway.log.With("listener", t.listener.Name)) {
+	confirmed := confirmedIDs(deliveries, results)
+	if !t.listener.state.refusals.admit(t.gateway.log.With("listener", t.listener.Name)) && len(confirmed) == 0 {
 		return
 	}
 	attrs := append(t.attrs(deliveries), slog.Int("code", reply.Code), slog.String("enhanced", reply.Enhanced))
@@ -241,14 +245,22 @@ func (t *transaction) refused(deliveries []*mail.Delivery, results []publish.Res
 			break
 		}
 	}
-	t.gateway.log.LogAttrs(context.Background(), slog.LevelWarn, "not accepted", attrs...)
+	level := slog.LevelWarn
+	if failed != nil {
+		level = slog.LevelError
+		attrs = append(attrs, slog.Any("spool_error", failed))
+	}
+	if len(confirmed) > 0 {
+		attrs = append(attrs, slog.Any("confirmed", confirmed))
+	}
+	t.gateway.log.LogAttrs(context.Background(), level, "not accepted", attrs...)
 }
 
 func (t *transaction) attrs(deliveries []*mail.Delivery) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
 		slog.String("listener", t.listener.Name),
-		slog.String("client", t.client.Addr.String()),
+		slog.String("client", clientText(t.client)),
 		slog.String("id", t.envelope.ID.String()),
 		slog.String("sender", t.envelope.Sender.String()),
 		slog.Int("recipients", t.count),

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"reflect"
 	"time"
 
 	"lsmtpd/routes/config"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // keepConnected replaces a link that is gone, for ever.
@@ -95,18 +98,40 @@ func (p *Publisher) lost(l *link) {
 		return
 	}
 	p.link, p.retry = nil, time.Now()
+	p.told = map[string]bool{}
 	p.set(err)
 	p.log.Warn("broker lost: mail is spooled until it is back", "broker", l.broker, "error", err)
 	p.queue.wake()
 }
 
-// failed notes an attempt in vain. A state is one line in the log, not one for each attempt.
+// failed notes an attempt in vain. A state is one line in the log, not one for each attempt; but what waiting does not mend is
+// told too, once for each time that the broker is away.
 func (p *Publisher) failed(err error, pause time.Duration) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.retry = time.Now().Add(pause)
 	p.set(err)
-	p.mu.Unlock()
-	p.log.Debug("broker still away", "error", err, "retry_in", pause.Round(time.Millisecond))
+	if fault := lasting(err); fault != "" && !p.told[fault] {
+		p.told[fault] = true
+		p.log.Error("broker still away: "+fault, "error", err)
+		return
+	}
+	p.log.Debug("broker still away", "error", err, "retry_in_ms", pause.Milliseconds())
+}
+
+// lasting names what keeps us from a broker that is there, "" where there seems to be none.
+func lasting(err error) string {
+	var refused *amqp.Error
+	var waited net.Error
+	switch {
+	case errors.As(err, &refused) && refused.Code == amqp.AccessRefused:
+		return "it refuses the user or the password"
+	case errors.As(err, &refused) && refused.Code == amqp.NotAllowed:
+		return "it refuses the virtual host"
+	case errors.As(err, &waited) && waited.Timeout():
+		return "something there does not answer"
+	}
+	return ""
 }
 
 // adopt makes l the link, unless the configuration it was made from is no longer in force.
@@ -179,6 +204,10 @@ type Change struct {
 	Warning   error // the broker does not answer, and the mail will be spooled
 }
 
+// startPatience is how long the start waits for the broker. It protects no connection, and mail is not to wait for it: whoever
+// does not answer so soon is tried on with all of connect_timeout, while mail is taken and spooled.
+const startPatience = 500 * time.Millisecond
+
 // Prepare makes ready to publish as c says. Where c leads to the same broker as before, the connection stays; otherwise the
 // new one is made first. That it does not answer within c.ConnectTimeout is an error, unless there is no working connection
 // now either: then it is the Change's Warning.
@@ -191,7 +220,11 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 		change.keep = true
 		return change, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, c.ConnectTimeout)
+	patience := c.ConnectTimeout
+	if old == nil {
+		patience = min(patience, startPatience)
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	l, err := p.connect(limited, c)
 	switch {
@@ -217,6 +250,7 @@ func (c *Change) Commit() {
 		p.use(c.link)
 	case !c.keep:
 		p.retry = time.Now().Add(backoff(1))
+		p.told = map[string]bool{lasting(c.Warning): true}
 		p.set(c.Warning)
 		p.log.Warn("broker away: mail is spooled until it is back", "error", c.Warning)
 	}

@@ -25,11 +25,12 @@ type Publisher struct {
 	// guarded by mu
 	mu     sync.Mutex
 	config *config.AMQP
-	link   *link         // nil while there is none
-	away   error         // why no mail is taken; nil where it is
-	up     chan struct{} // closed while mail is taken
-	since  time.Time     // of the present state
-	retry  time.Time     // when the next attempt to connect is due
+	link   *link           // nil while there is none
+	away   error           // why no mail is taken; nil where it is
+	up     chan struct{}   // closed while mail is taken
+	since  time.Time       // of the present state
+	retry  time.Time       // when the next attempt to connect is due
+	told   map[string]bool // what is in the log of why it is away, see lasting
 }
 
 // New returns a Publisher that has no broker yet.

@@ -506,3 +506,53 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 		}
 	}
 }
+
+func TestAnOutageIsALineAndWhatWaitingDoesNotMendIsTold(t *testing.T) {
+	broker := rabbit.Shared(t)
+	proxy, err := faultnet.NewProxy(broker.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	if err := proxy.Refuse(true); err != nil {
+		t.Fatal(err)
+	}
+	var log syncBuffer
+	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	change, err := p.Prepare(t.Context(), settings("amqp://guest:wrong-secret@"+proxy.Addr()+"/"))
+	if err != nil || change.Warning == nil {
+		t.Fatalf("err %v, warning %v", err, change.Warning)
+	}
+	change.Commit()
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	defer func() { stop(); running.Wait() }()
+	if err := proxy.Refuse(false); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 30*time.Second, func() bool { return strings.Contains(log.String(), "the password") })
+	want := []string{"broker away: mail is spooled until it is back", "broker still away: it refuses the user or the password"}
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], want[0]) || !strings.Contains(lines[1], want[1]) || strings.Contains(log.String(), "wrong-secret") {
+		t.Errorf("logged\n%s", log.String())
+	}
+}
+
+// syncBuffer is a buffer that is read while others write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}

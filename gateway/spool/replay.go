@@ -15,10 +15,10 @@ type Verdict int
 
 // The verdicts of a replay.
 const (
-	Done  Verdict = iota // confirmed: the file is removed
-	Later                // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
-	Stop                 // the broker is away: kept, and this Replay ends
-	Undecided            // published, and not confirmed yet: kept, and not tried again before Settle says what became of it
+	Done      Verdict = iota // confirmed: the file is removed
+	Later                    // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
+	Stop                     // the broker is away: kept, and this Replay ends
+	Undecided                // published, and not confirmed yet: kept, and not tried again before Settle says what became of it
 )
 
 const (
