@@ -62,6 +62,9 @@ func run(args []string, out io.Writer) int {
 	}
 	if node != nil {
 		defer stop(node, *path != "", out)
+		over := make(chan struct{})
+		defer close(over)
+		go mourn(node.Done(), over, p)
 		if *path == "" {
 			env = []string{rabbit.URLVariable + "=" + node.URL()}
 		}
@@ -70,6 +73,15 @@ func run(args []string, out io.Writer) int {
 		return exitInterrupted
 	}
 	return command(flags.Args(), env, signals, out)
+}
+
+// mourn tells of a node that ends before its time.
+func mourn(died, over <-chan struct{}, p *printer) {
+	select {
+	case <-died:
+		p.say("RabbitMQ: the private node has ended by itself. What runs goes on without it; start again to have another.")
+	case <-over:
+	}
 }
 
 // forTests starts an empty node, for which RabbitMQ is installed if need be.

@@ -203,6 +203,11 @@ func portIsFree(port int) error {
 // Stop stops the node in good order: what it holds is on disk. It is killed if that takes longer than 30 s.
 func (n *Node) Stop() error {
 	return n.finish(func(p *tether.Process) error {
+		select {
+		case <-p.Done():
+			return errors.New("RabbitMQ had ended by itself")
+		default:
+		}
 		if err := p.Signal(syscall.SIGTERM); err != nil {
 			return fmt.Errorf("stop RabbitMQ: %w", err)
 		}
@@ -213,6 +218,16 @@ func (n *Node) Stop() error {
 			return fmt.Errorf("RabbitMQ did not stop within %v and was killed", stopTimeout)
 		}
 	})
+}
+
+// Done is closed when the node that runs now has ended, by whatever. On a broker that was not started here it is nil.
+func (n *Node) Done() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.server == nil {
+		return nil
+	}
+	return n.server.Done()
 }
 
 // Kill ends the node at once, as a power failure would. It need not be thawed.
