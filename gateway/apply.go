@@ -32,14 +32,14 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	}
 	old := g.running.Load()
 	now := run(t, old)
-	applied := routes.Applied{Generation: now.generation, Listeners: now.since(old), Warnings: warnings}
+	applied := routes.Applied{Generation: now.generation, Listeners: now.since(old, g.sessions.byAddress()), Warnings: warnings}
 	g.running.Store(now)
 	for _, c := range prepared {
 		c.Commit()
 	}
 	g.logListeners(applied.Listeners)
 	if old != nil {
-		g.retire(old, now)
+		g.retire(now)
 	}
 	return applied, nil
 }
@@ -50,57 +50,52 @@ func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
 	for _, l := range listeners {
 		switch l.Action {
 		case routes.Added, routes.Rebound:
-			g.log.Info("listening", "listener", l.Name, "address", bound[l.Address].String())
+			g.log.Info("listening", "listener", l.Name, "address", bound[l.Address])
 		case routes.Removed:
 			g.log.Info("listener removed", "listener", l.Name, "address", l.Address, "sessions", l.Sessions)
 		}
 	}
 }
 
-// prepare makes ready whatever can fail, in the order in which it is committed: the sockets bring mail, and come last.
+// prepare makes ready whatever can fail, in the order in which it is committed: the sockets bring mail, and come last; nobody
+// shall connect to one, and then wait for a broker that does not answer.
 func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, warnings []string, err error) {
+	c := t.Config
 	wanted := make(map[string]string, len(t.Listeners))
 	for _, l := range t.Listeners {
 		wanted[l.Address] = l.Name
 	}
-	c := t.Config
-	spool, err := g.store.prepare(c.Spool.Dir)
-	if err != nil {
-		return prepared, warnings, err
+	for _, step := range []func() (change, string, error){
+		func() (change, string, error) { part, err := g.store.prepare(c.Spool.Dir); return part, "", err },
+		func() (change, string, error) { return g.admin.prepare(c.Admin) },
+		func() (change, string, error) { return g.prepareBroker(ctx, &c.AMQP) },
+		func() (change, string, error) { part, err := g.sockets.Prepare(wanted); return part, "", err },
+	} {
+		part, warning, err := step()
+		if err != nil {
+			return prepared, warnings, err
+		}
+		prepared = append(prepared, part)
+		if warning != "" {
+			warnings = append(warnings, warning)
+		}
 	}
-	prepared = append(prepared, spool)
-	admin, warning, err := g.admin.prepare(c.Admin)
-	if err != nil {
-		return prepared, warnings, err
-	}
-	prepared = append(prepared, admin)
-	if warning != "" {
-		warnings = append(warnings, warning)
-	}
-	sockets, err := g.sockets.Prepare(wanted)
-	if err != nil {
-		return prepared, warnings, err
-	}
-	broker, err := g.prepareBroker(ctx, &c.AMQP, &warnings)
-	if err != nil {
-		return append(prepared, sockets), warnings, err
-	}
-	return append(prepared, broker, sockets), warnings, nil
+	return prepared, warnings, nil
 }
 
-func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP, warnings *[]string) (change, error) {
+func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP) (part change, warning string, err error) {
 	broker, err := g.publisher.Prepare(ctx, c)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if broker.Warning != nil {
-		*warnings = append(*warnings, "the broker does not answer, mail is spooled until it does: "+broker.Warning.Error())
+		warning = "the broker does not answer, mail is spooled until it does: " + broker.Warning.Error()
 	}
-	return broker, nil
+	return broker, warning, nil
 }
 
 // retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never).
-func (g *Gateway) retire(old, now *running) {
+func (g *Gateway) retire(now *running) {
 	var leaving []*session
 	for _, s := range g.sessions.all() {
 		if now.listeners[s.address] == nil {
@@ -115,20 +110,31 @@ func (g *Gateway) retire(old, now *running) {
 	g.tasks.Go(func() {
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-g.cutting.Done():
-			return
-		}
-		cut := 0
-		for _, s := range leaving {
-			if g.sessions.has(s) {
-				s.conn.Close()
-				cut++
+		for i, s := range leaving {
+			select {
+			case <-s.ended:
+			case <-timer.C:
+				g.cutOff(leaving[i:])
+				return
+			case <-g.cutting.Done():
+				return
 			}
 		}
-		if cut > 0 {
-			g.log.Warn("cut sessions of removed listeners that did not end within drain_timeout", "sessions", cut)
-		}
 	})
+}
+
+// cutOff cuts those of sessions that have not ended, and counts them.
+func (g *Gateway) cutOff(sessions []*session) {
+	cut := 0
+	for _, s := range sessions {
+		select {
+		case <-s.ended:
+		default:
+			s.conn.Close()
+			cut++
+		}
+	}
+	if cut > 0 {
+		g.log.Warn("cut sessions of removed listeners that did not end within drain_timeout", "sessions", cut)
+	}
 }

@@ -36,6 +36,7 @@ type Gateway struct {
 	running   atomic.Pointer[running]
 	sessions  sessions
 	serving   sync.WaitGroup // a count for each session
+	watchers  watchers
 
 	hurrying context.Context // ends: whoever waits for the broker spools at once
 	hurry    context.CancelFunc
@@ -89,6 +90,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		{"replay", func() error { g.store.stopReplay(); return nil }},
 		{"publisher", func() error { stop(); publisher.Wait(); return nil }},
 		{"spool", g.store.close},
+		{"watchers", func() error { g.watchers.close(); return nil }},
 		{"admin socket", func() error { g.admin.close(); return nil }},
 		{"tasks", func() error { g.cut(); g.tasks.Wait(); return nil }},
 	} {
@@ -154,11 +156,15 @@ func (r *sessions) all() []*session {
 	return slices.Collect(maps.Keys(r.open))
 }
 
-func (r *sessions) has(s *session) bool {
+// byAddress counts the sessions open now.
+func (r *sessions) byAddress() map[string]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, open := r.open[s]
-	return open
+	counts := map[string]int64{}
+	for s := range r.open {
+		counts[s.address]++
+	}
+	return counts
 }
 
 func (r *sessions) len() int {

@@ -25,11 +25,11 @@ type listener struct {
 
 // state outlives a reload: it is carried over by the listener's name.
 type state struct {
-	sessions  atomic.Int64  // open now
 	accepted  atomic.Uint64 // messages that got 250
 	spooled   atomic.Uint64 // deliveries that went to the spool
 	confirmed atomic.Uint64 // deliveries that the broker confirmed at once
 	refused   atomic.Uint64 // replies of class 4 and 5
+	partly    atomic.Uint64 // messages refused though a part of them is confirmed
 	refusals  refusalLog
 }
 
@@ -53,42 +53,47 @@ func run(t *routes.Table, old *running) *running {
 	return r
 }
 
-// since tells what becomes of each listener when r is put in force after old, which may be nil. That a kept one's settings
-// changed is for the caller to see, who has compared the configurations.
-func (r *running) since(old *running) []routes.AppliedListener {
-	before := map[string]*listener{} // by name
-	if old != nil {
-		for _, l := range old.listeners {
-			before[l.Name] = l
-		}
+// since tells what becomes of each listener when r is put in force after old, which may be nil. sessions are those open, by
+// address. That a kept one's settings changed is for the caller to see, who has compared the configurations.
+func (r *running) since(old *running, sessions map[string]int64) []routes.AppliedListener {
+	if old == nil {
+		old = &running{table: &routes.Table{}}
 	}
-	var all []routes.AppliedListener
+	before := map[string]string{} // address by name
+	for _, l := range old.table.Listeners {
+		before[l.Name] = l.Address
+	}
+	after := map[string]bool{} // names
 	for _, l := range r.table.Listeners {
-		a := routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Added}
-		was := before[l.Name]
-		delete(before, l.Name)
-		switch {
-		case was != nil && was.Address == l.Address:
+		after[l.Name] = true
+	}
+	all := make([]routes.AppliedListener, 0, len(r.table.Listeners))
+	for _, l := range r.table.Listeners {
+		a := routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Added, Sessions: sessions[l.Address]}
+		switch was, known := before[l.Name]; {
+		case known && was == l.Address:
 			a.Action = routes.Kept
-		case was != nil:
+		case known:
 			a.Action = routes.Rebound
-		case old != nil && old.listeners[l.Address] != nil:
-			a.Action = routes.Updated // renamed
-		}
-		if was != nil {
-			a.Sessions = was.state.sessions.Load()
+		case old.renamed(l.Address, after):
+			a.Action = routes.Updated
 		}
 		all = append(all, a)
 	}
-	if old == nil {
-		return all
-	}
 	for _, l := range old.table.Listeners {
-		if before[l.Name] != nil {
-			all = append(all, routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Removed, Sessions: before[l.Name].state.sessions.Load()})
+		taken := r.listeners[l.Address]
+		renamed := taken != nil && before[taken.Name] == ""
+		if !after[l.Name] && !renamed {
+			all = append(all, routes.AppliedListener{Name: l.Name, Address: l.Address, Action: routes.Removed, Sessions: sessions[l.Address]})
 		}
 	}
 	return all
+}
+
+// renamed tells whether the listener that has address in r is not among names: who has the address next is it by another name.
+func (r *running) renamed(address string, names map[string]bool) bool {
+	l := r.listeners[address]
+	return l != nil && !names[l.Name]
 }
 
 // settings are what a session of l pins. most is what the broker takes, in octets of payload.

@@ -17,13 +17,15 @@ type session struct {
 	listener *listener // of the moment of accept; nil where the address had just gone
 	conn     net.Conn
 	smtp     *smtp.Session
-	client   *smtp.Client // from Admit on
-	told     bool         // the refusal under way is in the log already
+	client   *smtp.Client  // from Admit on
+	told     bool          // the refusal under way is in the log already
+	parted   bool          // a refusal that ends the session was told of
+	ended    chan struct{} // closed when it has
 }
 
 // handle takes a connection from an accept loop.
 func (g *Gateway) handle(address string, c net.Conn) {
-	s := &session{gateway: g, address: address, conn: c}
+	s := &session{gateway: g, address: address, conn: c, ended: make(chan struct{})}
 	r := g.running.Load()
 	pinned := &smtp.Settings{Hostname: r.table.Config.Hostname}
 	if s.listener = r.listeners[address]; s.listener != nil {
@@ -33,12 +35,12 @@ func (g *Gateway) handle(address string, c net.Conn) {
 	if !g.sessions.add(s) {
 		s.listener = nil // the gateway is stopping: greeted with 421
 	}
+	if g.running.Load().listeners[address] == nil {
+		s.smtp.Drain() // removed meanwhile, and this session perhaps not seen by who drained its others
+	}
 	g.serving.Go(func() {
+		defer close(s.ended)
 		defer g.sessions.remove(s)
-		if l := s.listener; l != nil {
-			l.state.sessions.Add(1)
-			defer l.state.sessions.Add(-1)
-		}
 		s.serve()
 	})
 }
@@ -48,9 +50,12 @@ func (s *session) serve() {
 	if err == nil || s.listener == nil {
 		return
 	}
-	log := s.gateway.log.With("listener", s.listener.Name, "client", s.client.Addr.String())
+	log := s.gateway.log.With("listener", s.listener.Name, "client", clientText(s.client))
 	if broken, ok := asPanic(err); ok {
 		log.Error("a session panicked", "error", broken.Value, "stack", string(broken.Stack))
+		return
+	}
+	if s.parted {
 		return
 	}
 	if s.listener.state.refusals.admit(s.gateway.log.With("listener", s.listener.Name)) {
@@ -85,9 +90,10 @@ func (s *session) Mail(_ context.Context, c *smtp.Client, from address.Address, 
 
 // Refused counts and logs what the client was refused.
 func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
-	if s.listener == nil {
-		return
+	if s.listener == nil || r.Code == 421 && r.Enhanced == "4.3.2" {
+		return // we end the session: nothing that the client did was refused
 	}
+	s.parted = r.Close
 	st := s.listener.state
 	st.refused.Add(1)
 	if s.told {
@@ -100,10 +106,18 @@ func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
 	}
 	log.LogAttrs(context.Background(), slog.LevelInfo, "refused",
 		slog.String("listener", s.listener.Name),
-		slog.String("client", c.Addr.String()),
+		slog.String("client", clientText(c)),
 		slog.String("helo", c.Helo),
 		slog.String("command", command),
 		slog.Int("code", r.Code),
 		slog.String("enhanced", r.Enhanced),
 		slog.String("reply", r.Text))
+}
+
+// clientText is a client's address and port as every log line has them, "" on a Unix socket.
+func clientText(c *smtp.Client) string {
+	if !c.Addr.IsValid() {
+		return ""
+	}
+	return c.Addr.String()
 }

@@ -25,10 +25,11 @@ type ListenerStatus struct {
 	Address   string `json:"address"`
 	Bound     string `json:"bound"` // with the port in use where the address says 0
 	Sessions  int64  `json:"sessions"`
-	Accepted  uint64 `json:"accepted"`  // messages
-	Confirmed uint64 `json:"confirmed"` // deliveries
-	Spooled   uint64 `json:"spooled"`   // deliveries
-	Refused   uint64 `json:"refused"`   // replies of class 4 and 5
+	Accepted  uint64 `json:"accepted"`                 // messages
+	Confirmed uint64 `json:"confirmed"`                // deliveries
+	Spooled   uint64 `json:"spooled"`                  // deliveries
+	Refused   uint64 `json:"refused"`                  // replies of class 4 and 5
+	Partly    uint64 `json:"refused_partly_confirmed"` // messages of which a part was confirmed, and the rest could not be spooled
 }
 
 // DrainingStatus is the sessions that a removed listener still has.
@@ -60,18 +61,15 @@ func (g *Gateway) draining(now *running) []DrainingStatus {
 // Status returns the present state. Apply must have been called.
 func (g *Gateway) Status() Status {
 	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status()}
-	bound := g.sockets.Addresses()
+	bound, sessions := g.sockets.Addresses(), g.sessions.byAddress()
 	running := g.running.Load()
 	s.Draining = g.draining(running)
 	for _, t := range running.table.Listeners {
 		l := running.listeners[t.Address]
 		status := ListenerStatus{
-			Name: l.Name, Address: l.Address,
-			Sessions: l.state.sessions.Load(), Accepted: l.state.accepted.Load(),
-			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(),
-		}
-		if a := bound[l.Address]; a != nil {
-			status.Bound = a.String()
+			Name: l.Name, Address: l.Address, Bound: bound[l.Address],
+			Sessions: sessions[l.Address], Accepted: l.state.accepted.Load(),
+			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(), Partly: l.state.partly.Load(),
 		}
 		s.Listeners = append(s.Listeners, status)
 	}

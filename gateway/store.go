@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -29,71 +30,96 @@ type store struct {
 	stop context.CancelFunc
 
 	// guarded by mu
-	mu     sync.Mutex
-	spools []*directory // the one in use first
+	mu      sync.Mutex
+	spools  []*directory // the one in use first
+	closing bool         // closeEmpty runs
 }
 
 // directory is one spool and where it is.
 type directory struct {
 	*spool.Spool
-	path   string
-	cancel context.CancelFunc // ends its replay
+	path   string             // absolute
+	cancel context.CancelFunc // ends its replay; nil before that began
+	done   chan struct{}      // closed when that has ended
+
+	// guarded by the store's mu
+	wanted bool          // a change is about to put it in use
+	puts   int           // under way: Status does not count their files yet
+	closed chan struct{} // nil until it is being closed; closed when that is done
 }
 
-// storeChange is a spool that is opened, or one that is there already, to take mail from the commit on.
+// storeChange is a spool that takes mail from the commit on. It may be open already.
 type storeChange struct {
-	store  *store
-	path   string
-	opened *spool.Spool // nil where path is open already
+	store *store
+	dir   *directory
 }
 
 func (s *store) prepare(path string) (*storeChange, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("spool.dir: %w", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.index(path) >= 0 {
-		return &storeChange{store: s, path: path}, nil
+	d := s.find(path)
+	for d != nil && d.closed != nil {
+		s.mu.Unlock()
+		<-d.closed
+		s.mu.Lock()
+		d = s.find(path)
+	}
+	if d != nil {
+		d.wanted = true
+		return &storeChange{store: s, dir: d}, nil
 	}
 	opened, err := spool.Open(spool.Options{Dir: path, Log: s.log})
 	if err != nil {
 		return nil, fmt.Errorf("spool.dir: %w", err)
 	}
-	return &storeChange{store: s, path: path, opened: opened}, nil
+	return &storeChange{store: s, dir: &directory{Spool: opened, path: path, done: make(chan struct{})}}, nil
 }
 
-func (s *store) index(path string) int {
-	return slices.IndexFunc(s.spools, func(d *directory) bool { return d.path == path })
+// find returns the spool that is open at path, or nil. The caller holds mu.
+func (s *store) find(path string) *directory {
+	i := slices.IndexFunc(s.spools, func(d *directory) bool { return d.path == path })
+	if i < 0 {
+		return nil
+	}
+	return s.spools[i]
 }
 
 // Commit lets the spool take mail, and begins its replay.
 func (c *storeChange) Commit() {
-	s := c.store
+	s, d := c.store, c.dir
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.opened == nil {
-		if i := s.index(c.path); i > 0 {
-			d := s.spools[i]
-			s.spools = slices.Insert(slices.Delete(s.spools, i, i+1), 0, d)
-		}
-		return
+	d.wanted = false
+	if d.cancel == nil {
+		var ctx context.Context
+		ctx, d.cancel = context.WithCancel(s.ctx)
+		s.tasks.Go(func() { s.replay(ctx, d) })
 	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	d := &directory{Spool: c.opened, path: c.path, cancel: cancel}
-	s.spools = slices.Insert(s.spools, 0, d)
-	s.tasks.Go(func() { s.replay(ctx, d) })
-	if len(s.spools) == 2 {
+	others := slices.DeleteFunc(s.spools, func(other *directory) bool { return other == d })
+	s.spools = slices.Insert(others, 0, d)
+	if len(s.spools) > 1 && !s.closing {
+		s.closing = true
 		s.tasks.Go(s.closeEmpty)
 	}
 }
 
 // Abort closes what prepare opened.
 func (c *storeChange) Abort() {
-	if c.opened != nil {
-		_ = c.opened.Close()
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.dir.wanted = false
+	if c.dir.cancel == nil {
+		_ = c.dir.Close()
 	}
 }
 
 // replay sends what is in d whenever the broker takes mail, until ctx ends.
 func (s *store) replay(ctx context.Context, d *directory) {
+	defer close(d.done)
 	try := func(ctx context.Context, m *mail.Delivery) (spool.Verdict, error) { return s.resend(ctx, d.Spool, m) }
 	for s.ready(ctx) == nil {
 		if err := d.Replay(ctx, try); err != nil && ctx.Err() == nil {
@@ -112,44 +138,62 @@ func (s *store) closeEmpty() {
 		case <-s.ctx.Done():
 			return
 		}
-		s.mu.Lock()
-		var empty []*directory
-		current := s.spools[0]
-		s.spools = slices.DeleteFunc(s.spools, func(d *directory) bool {
-			status := d.Status()
-			done := d != current && status.Files == 0 && !status.Indexing
-			if done {
-				empty = append(empty, d)
-			}
-			return done
-		})
-		last := len(s.spools) == 1
-		s.mu.Unlock()
-		for _, d := range empty {
+		for _, d := range s.beginClosing() {
 			d.cancel()
+			<-d.done
 			if err := d.Close(); err != nil {
 				s.log.Error("a spool that is not in use any more did not close", "dir", d.path, "error", err)
-				continue
+			} else {
+				s.log.Info("spool empty and closed: its mail is delivered", "dir", d.path)
 			}
-			s.log.Info("spool empty and closed: its mail is delivered", "dir", d.path)
 		}
-		if last {
+		if s.endClosing() {
 			return
 		}
 	}
 }
 
-// put writes d to the spool in use. settle is to be told what became of it.
-func (s *store) put(d *mail.Delivery) (settle func(id uuid.UUID, confirmed bool), err error) {
-	for {
-		s.mu.Lock()
-		current := s.spools[0]
-		s.mu.Unlock()
-		err = current.Put(d)
-		if !errors.Is(err, spool.ErrClosed) || s.ctx.Err() != nil {
-			return current.Settle, err
+// beginClosing returns the spools that are to be closed: neither in use nor about to be, and empty.
+func (s *store) beginClosing() []*directory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var empty []*directory
+	for _, d := range s.spools[1:] {
+		if status := d.Status(); !d.wanted && d.puts == 0 && status.Files == 0 && !status.Indexing {
+			d.closed = make(chan struct{})
+			empty = append(empty, d)
 		}
 	}
+	return empty
+}
+
+// endClosing forgets the spools that were closed, and tells whether only the one in use is left.
+func (s *store) endClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spools = slices.DeleteFunc(s.spools, func(d *directory) bool {
+		if d.closed == nil {
+			return false
+		}
+		close(d.closed)
+		return true
+	})
+	s.closing = len(s.spools) > 1
+	return !s.closing
+}
+
+// put writes d to the spool in use. settle is to be told what became of it.
+func (s *store) put(d *mail.Delivery) (settle func(id uuid.UUID, confirmed bool), err error) {
+	s.mu.Lock()
+	current := s.spools[0]
+	current.puts++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		current.puts--
+		s.mu.Unlock()
+	}()
+	return current.Settle, current.Put(d)
 }
 
 // status tells of every spool, the one in use first.

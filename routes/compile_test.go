@@ -168,6 +168,16 @@ lsmtpd.yaml:4:14: log.level: "loud" is not debug, info, warn or error`[1:]
 	}
 }
 
+func TestAnUnknownKeyDoesNotHideWhatIsWrongWithTheOthers(t *testing.T) {
+	_, err := load(t, `
+listeners:
+- {name: a, bogus: x, address: ":1", exchange: "{recipient.domain}", routing_key: "{foo}", routes: [{match: {recipient: "a@b@c"}, reject: "200 ok"}]}
+`[1:])
+	if err == nil || len(strings.Split(err.Error(), "\n")) != 5 {
+		t.Errorf("want five faults, got\n%v", err)
+	}
+}
+
 func TestA_fault_in_the_defaults_is_told_once(t *testing.T) {
 	_, err := load(t, "defaults: {exchange: \"{x}\"}\nlisteners: [{name: a, address: \":1\"}, {name: b, address: \":2\"}]\n")
 	if want := `lsmtpd.yaml:1:22: listeners[0].exchange: "{x}": there is no {x}`; err == nil || err.Error() != want {

@@ -14,6 +14,7 @@ type Table struct {
 	Config    *config.Config
 	Listeners []*Listener
 	Warnings  config.Faults // the file's and those that only the whole shows
+	Broken    config.Faults // of included files whose listeners of before are kept; see include_errors
 }
 
 // Listener is one listener's settings and its routes, compiled.

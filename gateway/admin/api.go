@@ -12,6 +12,7 @@ const (
 	pathStatus  = "/v1/status"  // GET: Status
 	pathReload  = "/v1/reload"  // POST: reload.Report
 	pathHistory = "/v1/history" // GET: []reload.Report, the newest last
+	pathTail    = "/v1/tail"    // GET: a gateway.Copy a line, without end
 )
 
 // Status is the daemon and its configuration.

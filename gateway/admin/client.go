@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"lsmtpd/gateway"
 	"lsmtpd/routes/reload"
 )
 
@@ -32,6 +33,30 @@ func (c *Client) Reload(ctx context.Context) (reload.Report, error) {
 // History returns the last reports, the newest last.
 func (c *Client) History(ctx context.Context) ([]reload.Report, error) {
 	return ask[[]reload.Report](ctx, c, http.MethodGet, pathHistory)
+}
+
+// Tail calls begun, and from then on each with every delivery that the broker confirms, until the daemon stops, with io.EOF, or
+// ctx ends, or one of the two returns an error. The numbers in Copy.Headers are json.Number.
+func (c *Client) Tail(ctx context.Context, begun func() error, each func(gateway.Copy) error) error {
+	body, err := c.open(ctx, http.MethodGet, pathTail)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := begun(); err != nil {
+		return err
+	}
+	lines := json.NewDecoder(body)
+	lines.UseNumber()
+	for {
+		var one gateway.Copy
+		if err := lines.Decode(&one); err != nil {
+			return err
+		}
+		if err := each(one); err != nil {
+			return err
+		}
+	}
 }
 
 func ask[T any](ctx context.Context, c *Client, method, path string) (answer T, err error) {

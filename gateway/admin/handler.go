@@ -23,7 +23,20 @@ func Handler(g *gateway.Gateway, r *reload.Reloader) http.Handler {
 		answer(w, report)
 	})
 	mux.HandleFunc("GET "+pathHistory, func(w http.ResponseWriter, _ *http.Request) { answer(w, r.History()) })
+	mux.HandleFunc("GET "+pathTail, func(w http.ResponseWriter, req *http.Request) { tail(w, req, g) })
 	return mux
+}
+
+// tail writes each copy as it comes, until the client goes away or the gateway stops.
+func tail(w http.ResponseWriter, req *http.Request, g *gateway.Gateway) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	flush, lines := http.NewResponseController(w).Flush, json.NewEncoder(w)
+	_ = g.Watch(req.Context(), flush, func(c gateway.Copy) error { // an error is the client's, who has gone away
+		if err := lines.Encode(c); err != nil {
+			return err
+		}
+		return flush()
+	})
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -34,8 +34,8 @@ func apply(t *testing.T, s *Set, wanted map[string]string) {
 }
 
 // answer is what a client of addr reads.
-func answer(addr net.Addr) (string, error) {
-	c, err := net.Dial("tcp", addr.String())
+func answer(addr string) (string, error) {
+	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return "", err
 	}
@@ -53,7 +53,7 @@ func TestAKeptAddressKeepsItsSocketAndARemovedOneCloses(t *testing.T) {
 	kept := s.sockets["127.0.0.1:0"]
 	apply(t, s, map[string]string{"127.0.0.1:0": "renamed", "127.0.0.3:0": "c"})
 	after := s.Addresses()
-	if s.sockets["127.0.0.1:0"] != kept || after["127.0.0.1:0"].String() != before["127.0.0.1:0"].String() {
+	if s.sockets["127.0.0.1:0"] != kept || after["127.0.0.1:0"] != before["127.0.0.1:0"] {
 		t.Error("the kept address has another socket")
 	}
 	for _, address := range []string{"127.0.0.1:0", "127.0.0.3:0"} {
@@ -62,7 +62,7 @@ func TestAKeptAddressKeepsItsSocketAndARemovedOneCloses(t *testing.T) {
 		}
 	}
 	s.Close()
-	for _, addr := range []net.Addr{before["127.0.0.2:0"], after["127.0.0.1:0"], after["127.0.0.3:0"]} {
+	for _, addr := range []string{before["127.0.0.2:0"], after["127.0.0.1:0"], after["127.0.0.3:0"]} {
 		if _, err := answer(addr); err == nil {
 			t.Errorf("%v still answers", addr)
 		}
@@ -105,7 +105,7 @@ func TestARetiredSocketServesWhatItsQueueHolds(t *testing.T) {
 	addr := s.Addresses()["127.0.0.1:0"]
 	var clients []net.Conn
 	for range 20 {
-		c, err := net.Dial("tcp", addr.String())
+		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,7 +25,7 @@ type UnixSocket struct {
 // somebody listens on, or a file of another kind, is an error.
 func Unix(path string, mode fs.FileMode) (*UnixSocket, error) {
 	if len(path) > MaxUnixPath {
-		return nil, fmt.Errorf("%s: a socket's path has at most %d octets, this one %d", path, MaxUnixPath, len(path))
+		return nil, fmt.Errorf("%s: a socket's path has at most %d octets, this one has %d", path, MaxUnixPath, len(path))
 	}
 	if err := removeStale(path); err != nil {
 		return nil, err
@@ -40,11 +40,15 @@ func Unix(path string, mode fs.FileMode) (*UnixSocket, error) {
 	if err != nil {
 		var errno syscall.Errno
 		errors.As(err, &errno)
-		return nil, fmt.Errorf("cannot listen on %s: %w", path, errno)
+		return nil, fmt.Errorf("make the socket %s: %w", path, errno)
 	}
 	s := &UnixSocket{UnixListener: l.(*net.UnixListener), path: path}
 	s.SetUnlinkOnClose(false)
-	if s.info, err = os.Lstat(path); err != nil {
+	err = os.Chmod(path, mode) // the umask may have taken from it
+	if err == nil {
+		s.info, err = os.Lstat(path)
+	}
+	if err != nil {
 		s.UnixListener.Close()
 		return nil, err
 	}
@@ -74,8 +78,13 @@ func removeStale(path string) error {
 
 // Close stops listening, and removes the file if it still is this socket's.
 func (s *UnixSocket) Close() error {
+	s.unlink()
+	return s.UnixListener.Close()
+}
+
+// unlink removes the file if it still is this socket's.
+func (s *UnixSocket) unlink() {
 	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.info) {
 		_ = os.Remove(s.path)
 	}
-	return s.UnixListener.Close()
 }

@@ -13,6 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Check tells why Open would refuse dir as it is now, nil where it would not, or where dir is not there yet. It changes nothing.
+func Check(dir string) error {
+	info, err := os.Lstat(filepath.Clean(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = checkDirectory(dir, info)
+	}
+	if err != nil {
+		return fmt.Errorf("spool %s: %w", dir, err)
+	}
+	return nil
+}
+
 // openDirectory makes path where it is missing, checks and locks it.
 func openDirectory(path string) (*root, error) {
 	path = filepath.Clean(path) // a trailing slash would make Lstat follow a symbolic link

@@ -174,8 +174,8 @@ func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
 		text.Release()
 		return nil, err
 	}
-	room[0] = '{' // was a comma behind the head
-	text.Extend(n)
+	room[0] = '{'                                      // was a comma behind the head
+	text.Extend(len(bytes.TrimRight(room, " \t\r\n"))) // jq and editors end a file with a newline
 	return h.delivery(id, text)
 }
 

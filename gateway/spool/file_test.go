@@ -124,6 +124,29 @@ func TestFile_damaged_is_named_in_the_log_once_kept_and_stops_nobody(t *testing.
 	}
 }
 
+func TestFile_with_white_space_behind_it_is_read_as_jq_and_editors_write_it(t *testing.T) {
+	for _, format := range []string{mail.JSON, mail.Raw} {
+		dir := spoolDir(t)
+		s := mustOpen(t, dir)
+		d := putReady(t, s, format, "by hand")
+		mustClose(t, s)
+		path := filepath.Join(dir, fileName(d.ID))
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(" \r\n\n"); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		s = mustOpen(t, dir)
+		if got := replayed(t, s, 1); got[0].id != d.ID {
+			t.Errorf("%s: replayed %+v", format, got)
+		}
+		mustClose(t, s)
+	}
+}
+
 func TestFile_of_LSMTPD_stays_and_is_counted(t *testing.T) {
 	dir := spoolDir(t)
 	place(t, dir, []byte(" {\n \"sender\": \"a@b\", \"timestamp\": \"2025-09-23T23:18:51Z\"}"))

@@ -150,5 +150,16 @@ func (c *Config) At(key string) Place {
 	return Place{c.Path, 1, 1}
 }
 
+// Included returns the listeners that an included file gave, by the name that faults call it.
+func (c *Config) Included(file string) []Listener {
+	var listeners []Listener
+	for i := range c.Listeners {
+		if c.Listeners[i].Place.File == file {
+			listeners = append(listeners, c.Listeners[i])
+		}
+	}
+	return listeners
+}
+
 // Sorted returns faults in the order of c's files and of their places in them.
 func (c *Config) Sorted(faults Faults) Faults { return faults.sortBy(c.files) }

@@ -41,7 +41,7 @@ func (d *decoder) fault(n *yaml.Node, key, message string) {
 
 func (d *decoder) report(f Fault) {
 	if len(*d.faults) >= maxFaults {
-		d.files.dropped++
+		d.files.dropped[f.Files()[0]]++
 		return
 	}
 	*d.faults = append(*d.faults, f)
@@ -168,7 +168,7 @@ func (d *decoder) unknown(name *yaml.Node, fill *filling) {
 		return
 	}
 	if len(*d.faults) >= maxFaults {
-		d.files.dropped++ // not worth the search
+		d.files.dropped[d.file]++ // not worth the search
 		return
 	}
 	if _, misplaced := root.byKey[name.Value]; misplaced && fill.group == includedGroup {

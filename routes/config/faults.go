@@ -30,6 +30,21 @@ type Fault struct {
 	Place   Place
 	Key     string // like listeners[1].size_limit; "" for a fault of the whole file
 	Message string // what is wrong and what to do
+
+	included string // the file that is at fault, where Place is the one that names it
+	beside   string // the other file, where two do not go together
+}
+
+// Files returns the files of which one must be mended, the likelier first.
+func (f *Fault) Files() []string {
+	files := []string{f.Place.File}
+	if f.included != "" {
+		files[0] = f.included
+	}
+	if f.beside != "" {
+		files = append(files, f.beside)
+	}
+	return files
 }
 
 // String writes f like "lsmtpd.yaml:14:7: listeners[1].size_limit: …".

@@ -25,11 +25,11 @@ type files struct {
 	content map[string][]byte // by that name
 	stamps  map[string]stamp  // of what Sources will name, by absolute path
 	torn    string
-	dropped int // faults that are too many to tell
+	dropped map[string]int // faults that are too many to tell, by file
 }
 
 func newFiles() *files {
-	return &files{content: map[string][]byte{}, stamps: map[string]stamp{}}
+	return &files{content: map[string][]byte{}, stamps: map[string]stamp{}, dropped: map[string]int{}}
 }
 
 // read returns the content of the file at path. Its error is fit for a fault.

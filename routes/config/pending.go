@@ -12,13 +12,13 @@ import (
 var (
 	pendingKeys = []string{
 		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
-		"limits.connections", "limits.memory", "include_errors",
+		"limits.connections", "limits.memory",
 	}
 	pendingListenerKeys = []string{
 		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory", "spool_max_bytes",
 		"rate", "allow", "proxy_protocol", "tls", "auth",
 	}
-	pendingSchemes = []string{"amqps:", "unix:", "systemd:"} // what a URL or an address may begin with
+	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.

@@ -1,14 +1,20 @@
 package config
 
 import (
+	"maps"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 )
 
 // Read reads the file at path and every file it names. Its error is Faults; the Config is then incomplete, but for Path,
 // Sources and Digest, which tell when it is worth reading again.
-func Read(path string) (*Config, error) {
+func Read(path string) (*Config, error) { return ReadInstead(path, nil) }
+
+// ReadInstead is Read, with other listeners in place of those that some included files give, by the names that faults call
+// them. Those files are read all the same: Sources and Digest are of what they say.
+func ReadInstead(path string, instead map[string][]Listener) (*Config, error) {
 	files, faults := newFiles(), Faults(nil)
 	c := root.proto.Interface().(Config)
 	c.Path = path
@@ -20,7 +26,7 @@ func Read(path string) (*Config, error) {
 		c.marks = d.carry(n, reflect.ValueOf(&c).Elem(), root, "")
 		d.readDefaults(&c.Defaults)
 		c.Listeners = d.readListeners(nil, &c.Defaults)
-		d.include(&c)
+		d.include(&c, instead)
 		c.complete()
 		d.checkWhole(&c)
 		d.pending(&c)
@@ -30,8 +36,8 @@ func Read(path string) (*Config, error) {
 		return &c, nil
 	}
 	faults = c.Sorted(faults)
-	if files.dropped > 0 {
-		faults = append(faults, Fault{Place: Place{File: path}, Message: "and " + strconv.Itoa(files.dropped) + " more: mend these first"})
+	for _, file := range slices.Sorted(maps.Keys(files.dropped)) {
+		faults = append(faults, Fault{Place: Place{File: file}, Message: "and " + strconv.Itoa(files.dropped[file]) + " more: mend these first"})
 	}
 	return &c, faults
 }
@@ -39,8 +45,8 @@ func Read(path string) (*Config, error) {
 // relative returns the path that the file at work means by p.
 func (d *decoder) relative(p string) string { return from(filepath.Dir(d.file), p) }
 
-// include reads the listeners of every file that c includes.
-func (d *decoder) include(c *Config) {
+// include reads the listeners of every file that c includes, and takes those in instead where there are any.
+func (d *decoder) include(c *Config, instead map[string][]Listener) {
 	seen := map[string]bool{filepath.Clean(c.Path): true}
 	for i, pattern := range c.Include {
 		key := "include[" + strconv.Itoa(i) + "]"
@@ -59,8 +65,12 @@ func (d *decoder) include(c *Config) {
 			}
 			seen[name] = true
 			content, err := d.files.readDocument(name)
+			if others, given := instead[name]; given {
+				c.Listeners = append(c.Listeners, others...)
+				continue
+			}
 			if err != nil {
-				d.report(Fault{Place: c.At(key), Key: key, Message: name + " " + err.Error()})
+				d.report(Fault{Place: c.At(key), Key: key, Message: name + " " + err.Error(), included: name})
 				continue
 			}
 			part := &decoder{files: d.files, faults: d.faults, file: name}

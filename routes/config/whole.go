@@ -28,7 +28,9 @@ func (d *decoder) checkNames(listeners []Listener) {
 	for i := range listeners {
 		l := &listeners[i]
 		if other, twice := first[l.Name]; twice && l.Name != "" {
-			d.report(l.Fault("name", quote(l.Name)+" is the name of the listener at "+other.Place.String()+" too"))
+			f := l.Fault("name", quote(l.Name)+" is the name of the listener at "+other.Place.String()+" too")
+			f.beside = other.Place.File
+			d.report(f)
 			continue
 		}
 		first[l.Name] = l
@@ -47,6 +49,7 @@ func (d *decoder) checkAddresses(c *Config) {
 			if other, found := taken[key]; found {
 				by.Message = quote(address) + " overlaps with " + other.Message + " at " + other.Place.String() +
 					": give one of them another address or port"
+				by.beside = other.Place.File
 				d.report(by)
 				return
 			}

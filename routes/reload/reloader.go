@@ -36,17 +36,18 @@ type Reloader struct {
 	requests chan request
 	signals  chan struct{} // holds a token when a signal asked
 	stopped  chan struct{}
+	watcher  *watcher
 
 	// owned by Run
-	watcher *watcher
-	table   *routes.Table // in force
-	retry   time.Duration // the next pause; 0 where there is nothing to try again
-	due     struct {      // zero: not due
+	table *routes.Table // in force
+	retry time.Duration // the last pause before trying again; 0 where nothing failed
+	due   struct {      // zero: not due
 		quiet, latest time.Time // when the watcher's find is read: the earlier of both
 		settled       time.Time // when a removal has stood long enough
 		again         time.Time // when a failed one is tried again
 	}
 	standing string // digest of the removal that waits for due.settled
+	odd      string // digest of what looked half written for long enough to be taken for what it is
 
 	// guarded by mu
 	mu      sync.Mutex
@@ -65,6 +66,7 @@ func (r *Reloader) init() {
 		r.requests = make(chan request)
 		r.signals = make(chan struct{}, 1)
 		r.stopped = make(chan struct{})
+		r.watcher = newWatcher(r.Log)
 		r.status = Status{Path: r.Path, Reloads: map[Trigger]map[Result]uint64{}}
 	})
 }
@@ -74,19 +76,15 @@ func (r *Reloader) init() {
 func (r *Reloader) Run(ctx context.Context, ready func(Report)) error {
 	r.init()
 	defer close(r.stopped)
-	r.watcher = newWatcher(r.Log)
+	r.watcher.open()
+	defer r.watcher.close()
 	report, err := r.load(ctx, Start, false)
 	if err != nil {
 		return err
 	}
 	ready(report)
-	stop := make(chan struct{})
-	var watching sync.WaitGroup
-	watching.Go(func() { r.watcher.run(stop) })
-	defer watching.Wait()
-	defer close(stop)
 	if r.watcher.look() {
-		r.watcher.mark() // it changed before the watch began
+		r.watcher.mark() // it changed while it was put in force
 	}
 	for r.next(ctx) {
 	}
@@ -107,8 +105,13 @@ func (r *Reloader) Reload(ctx context.Context, by Trigger) (Report, error) {
 	select {
 	case report := <-req.answer:
 		return report, nil
-	case <-r.stopped:
-		return Report{}, ErrStopped
+	case <-r.stopped: // with the answer, perhaps
+		select {
+		case report := <-req.answer:
+			return report, nil
+		default:
+			return Report{}, ErrStopped
+		}
 	case <-ctx.Done():
 		return Report{}, ctx.Err()
 	}
@@ -129,6 +132,7 @@ func (r *Reloader) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.status
+	s.WatchDegraded = r.watcher.status()
 	s.Reloads = map[Trigger]map[Result]uint64{}
 	for by, results := range r.status.Reloads {
 		s.Reloads[by] = map[Result]uint64{}
@@ -154,6 +158,9 @@ func (r *Reloader) next(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	case req := <-r.requests:
+		if ctx.Err() != nil {
+			return false // Run's end is the answer
+		}
 		r.answer(ctx, req)
 	case <-r.signals:
 		r.load(ctx, Signal, false)
@@ -212,20 +219,23 @@ func (r *Reloader) answer(ctx context.Context, req request) {
 // load is the pipeline: read stably, compile, compare, apply, report. careful lets a change that removes anything wait until
 // it has stood for removalTime; there is no report then yet. The error is why the table was rejected.
 func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, error) {
-	begun := time.Now()
+	report := Report{Trigger: by, Time: time.Now()}
 	r.due.quiet, r.due.latest = time.Time{}, time.Time{}
+	if by != Retry {
+		r.retry = 0
+	}
 	table, read, err := r.read(ctx, by != Start)
 	r.watcher.watch(read.Sources)
-	report := Report{Trigger: by, Time: begun, After: read.Digest}
+	report.After = read.Digest
 	if r.table != nil {
 		report.Before = r.table.Config.Digest
 	}
-	if err == nil && r.table != nil && read.Digest == report.Before {
-		r.forget()
-		return r.conclude(report, Unchanged, nil), nil
-	}
 	if err == nil && r.table != nil {
-		report.Changes = config.Diff(r.table.Config, table.Config)
+		if read.Digest == report.Before {
+			r.forget()
+			return r.conclude(report, Unchanged, nil), nil
+		}
+		report.Changes = config.Diff(r.table.Config, read)
 		if careful && removes(report.Changes) && !r.hasStood(read.Digest) {
 			return report, nil
 		}
@@ -238,14 +248,14 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 		report.Warnings = append(report.Warnings, w.String())
 	}
 	applied, err := r.Apply(ctx, table)
-	report.Warnings = append(report.Warnings, applied.Warnings...)
-	report.Listeners = markUpdated(applied.Listeners, report.Changes)
 	if err != nil {
 		r.again()
 		return r.conclude(report, Rejected, err), err
 	}
 	r.table, r.retry = table, 0
 	report.Generation = applied.Generation
+	report.Warnings = append(report.Warnings, applied.Warnings...)
+	report.Listeners = markUpdated(applied.Listeners, report.Changes)
 	return r.conclude(report, Applied, nil), nil
 }
 
@@ -269,48 +279,56 @@ func (r *Reloader) again() {
 	r.due.again = time.Now().Add(r.retry)
 }
 
-// conclude completes a report, counts it, keeps it and logs it.
+// conclude completes a report, counts it, keeps it and logs it; but a state is told once, not with each attempt or touch.
 func (r *Reloader) conclude(report Report, result Result, err error) Report {
 	report.Result = result
 	report.Errors = lines(err)
+	if err == nil {
+		report.Errors = lines(r.table.Broken)
+	}
 	report.Duration = float64(time.Since(report.Time).Microseconds()) / 1000
+	known := r.count(&report)
+	level := slog.LevelInfo
+	switch {
+	case known, report.Trigger == Start && result == Rejected: // whoever started us tells why it was in vain
+		level = slog.LevelDebug
+	case result == Rejected:
+		level = slog.LevelError
+	case len(report.Errors) > 0:
+		level = slog.LevelWarn
+	}
+	r.Log.LogAttrs(context.Background(), level, "configuration "+string(result), slog.Any("report", report))
+	return report
+}
+
+// count enters report into the status, and into the history unless it is known: it was nobody's wish, and tells nothing that
+// the one before did not.
+func (r *Reloader) count(report *Report) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
 	report.ID = r.last
 	s := &r.status
-	switch result {
-	case Applied:
+	if report.Result == Applied {
 		s.Generation, s.Digest, s.Applied = report.Generation, report.After, time.Now()
-	default:
-		report.Generation = s.Generation
 	}
-	repeated := report.Trigger == Retry && result == Rejected && slices.Equal(s.Errors, report.Errors)
-	s.Degraded, s.Errors = result == Rejected, report.Errors
-	s.WatchDegraded = r.watcher.status()
+	if report.Result != Rejected {
+		s.Succeeded = time.Now()
+	}
+	report.Generation = s.Generation
+	unasked := report.Trigger == Retry && report.Result == Rejected || report.Trigger == Watch && report.Result == Unchanged
+	known = unasked && slices.Equal(s.Errors, report.Errors)
+	s.Errors = report.Errors
+	s.Degraded = len(s.Errors) > 0
 	if s.Reloads[report.Trigger] == nil {
 		s.Reloads[report.Trigger] = map[Result]uint64{}
 	}
-	s.Reloads[report.Trigger][result]++
-	if repeated {
-		return report // one line for a state, not one for each attempt
+	s.Reloads[report.Trigger][report.Result]++
+	if !known {
+		r.history = append(r.history, *report)
+		r.history = r.history[max(len(r.history)-historySize, 0):]
 	}
-	r.history = append(r.history, report)
-	r.history = r.history[max(len(r.history)-historySize, 0):]
-	r.log(report)
-	return report
-}
-
-// log writes a report's one line.
-func (r *Reloader) log(report Report) {
-	level := slog.LevelInfo
-	switch {
-	case report.Result == Rejected:
-		level = slog.LevelError
-	case report.Result == Unchanged && report.Trigger == Watch:
-		level = slog.LevelDebug // a touch is no news
-	}
-	r.Log.LogAttrs(context.Background(), level, "configuration "+string(report.Result), slog.Any("report", report))
+	return known
 }
 
 // lines returns an error a line each, as the report has them.
@@ -318,12 +336,8 @@ func lines(err error) []string {
 	if err == nil {
 		return nil
 	}
-	if faults, ok := errors.AsType[config.Faults](err); ok {
-		out := make([]string, len(faults))
-		for i, f := range faults {
-			out[i] = f.String()
-		}
-		return out
+	if faults, ok := errors.AsType[config.Faults](err); ok && len(faults) == 0 {
+		return nil
 	}
 	return strings.Split(err.Error(), "\n")
 }

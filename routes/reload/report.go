@@ -44,7 +44,7 @@ type Report struct {
 	Changes    []config.Change          `json:"changes,omitempty"`
 	Listeners  []routes.AppliedListener `json:"listeners,omitempty"`
 	Warnings   []string                 `json:"warnings,omitempty"`
-	Errors     []string                 `json:"errors,omitempty"` // faults each begin with file:line:col
+	Errors     []string                 `json:"errors,omitempty"` // faults each begin with file:line:col; of one applied: of included files that were left out
 }
 
 // String is the report on one line, for logs that are read by people.
@@ -71,13 +71,14 @@ func (r Report) String() string {
 // historySize is how many reports are kept.
 const historySize = 20
 
-// Status is the state of reloading. Its counts are those of the metrics lsmtpd_config_*.
+// Status is the state of reloading, and all that the metrics lsmtpd_config_* tell.
 type Status struct {
 	Path          string                        `json:"path"`
 	Generation    uint64                        `json:"generation"`
 	Digest        string                        `json:"digest"`                   // of what is in force
 	Applied       time.Time                     `json:"applied"`                  // when it was put in force
-	Degraded      bool                          `json:"degraded"`                 // the files say something that was rejected
+	Succeeded     time.Time                     `json:"succeeded"`                // when the last reload found it in force, or put it there
+	Degraded      bool                          `json:"degraded"`                 // the files say something that is not in force
 	Errors        []string                      `json:"errors,omitempty"`         // why
 	WatchDegraded string                        `json:"watch_degraded,omitempty"` // why only the poll finds changes
 	Reloads       map[Trigger]map[Result]uint64 `json:"reloads"`

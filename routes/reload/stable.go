@@ -14,20 +14,29 @@ const (
 	tornMost  = 250 * time.Millisecond // between two looks, later
 )
 
-// read reads and compiles the configuration. A file that looks like half a write, because it changed while it was read, is
-// empty or does not end in a newline, is read again for tornTime where patient says so; then it is taken for what it is.
-// The Config is there beside an error too, with the sources as far as they were found.
+// read reads and compiles the configuration. What looks like half a write, because it changed while it was read, is empty or
+// does not end in a newline, is read again for tornTime where patient says so; then it is taken for what it is, and the next
+// time at once. The Config is there beside an error too, with the sources as far as they were found.
 func (r *Reloader) read(ctx context.Context, patient bool) (*routes.Table, *config.Config, error) {
+	var running *config.Config
+	if r.table != nil {
+		running = r.table.Config
+	}
 	pause := tornPause
 	for deadline := time.Now().Add(tornTime); ; {
-		table, c, err := routes.Read(r.Path)
-		if why := c.Sources.Torn(); why != "" && patient && time.Now().Before(deadline) && ctx.Err() == nil {
-			r.Log.Debug("configuration looks half written, reading again", "why", why)
-			sleep(ctx, pause)
-			pause = min(2*pause, tornMost)
-			continue
+		r.watcher.unmark() // whatever it saw is read now
+		table, c, err := routes.Read(r.Path, running)
+		why := c.Sources.Torn()
+		if why == "" || c.Digest == r.odd {
+			return table, c, err
 		}
-		return table, c, err
+		if !patient || !time.Now().Before(deadline) || ctx.Err() != nil {
+			r.odd = c.Digest
+			return table, c, err
+		}
+		r.Log.Debug("configuration looks half written, reading again", "why", why)
+		sleep(ctx, pause)
+		pause = min(2*pause, tornMost)
 	}
 }
 

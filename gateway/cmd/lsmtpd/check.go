@@ -19,7 +19,8 @@ fault with its file, line and column. It starts nothing and changes nothing.
 flags:
 {flags}
 
-exit status: 0 the configuration is valid (there may be warnings), 78 it is not
+exit status: 0 the configuration is valid (there may be warnings), 1 it is, but
+"run" would refuse the spool directory as it is now, 78 it is not valid
 
 example:
   lsmtpd check -c /etc/lsmtpd/lsmtpd.yaml
@@ -42,6 +43,9 @@ func runCheck(p *program, args []string) int {
 	}
 	for _, warning := range checkWarnings(table) {
 		fmt.Fprintln(p.stderr, "warning: "+printableLine(warning.String()))
+	}
+	if err := spool.Check(table.Config.Spool.Dir); err != nil {
+		return f.failed(fmt.Errorf("spool.dir: %w", err))
 	}
 	ways := 0
 	for _, l := range table.Listeners {

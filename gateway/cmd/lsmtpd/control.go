@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"lsmtpd/gateway/admin"
+	"lsmtpd/routes"
 	"lsmtpd/routes/config"
 	"lsmtpd/routes/reload"
 )
@@ -54,14 +55,18 @@ func runReload(p *program, args []string) int {
 
 // control defines the flags of a command that talks to the daemon. client may be called once the flags are parsed.
 func (f *flags) control() (client func() *admin.Client, asJSON *bool) {
-	path := f.configFile()
+	client = f.daemon(f.configFile())
+	return client, f.Bool("json", false, "print JSON, on one line")
+}
+
+// daemon defines the flag that names the daemon's socket, which else is the one in the configuration at path.
+func (f *flags) daemon(path *string) (client func() *admin.Client) {
 	socket := f.String("socket", "", "the daemon's admin socket, instead of the `PATH` in the configuration")
-	asJSON = f.Bool("json", false, "print JSON, on one line")
 	return func() *admin.Client {
 		if *socket != "" {
 			return &admin.Client{Socket: *socket}
 		}
-		c, err := config.Read(*path)
+		_, c, err := routes.Read(*path, nil) // a broken file that the daemon may leave out does not hide its socket
 		if err == nil {
 			return &admin.Client{Socket: c.Admin.Socket}
 		}
@@ -69,7 +74,7 @@ func (f *flags) control() (client func() *admin.Client, asJSON *bool) {
 		fallback := config.DefaultSocket()
 		fmt.Fprintf(f.p.stderr, "lsmtpd %s: the configuration is invalid, trying the default socket %s\n", f.Name(), fallback)
 		return &admin.Client{Socket: fallback}
-	}, asJSON
+	}
 }
 
 // unanswered tells why the daemon gave no answer, and returns the exit status.

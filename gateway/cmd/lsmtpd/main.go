@@ -49,7 +49,7 @@ var commands = []command{
 	{"reload", "have the running daemon read its configuration again", false, runReload},
 	{"status", "show what the running daemon does", false, runStatus},
 	{"send", "hand one mail to an SMTP server: a test client", false, runSend},
-	{"tail", "watch the mail that an exchange takes", true, runTail},
+	{"tail", "watch the mail that goes to the broker", true, runTail},
 	{"version", "print the version", false, runVersion},
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"lsmtpd/gateway"
@@ -47,7 +48,9 @@ func runRun(p *program, args []string) int {
 		return exitConfig
 	}
 	if err != nil {
-		logs.logger().Error("giving up", "error", err)
+		for line := range strings.Lines(err.Error()) {
+			logs.logger().Error("giving up", "error", strings.TrimSpace(line))
+		}
 		return exitFailed
 	}
 	return exitDone

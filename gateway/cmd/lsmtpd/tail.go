@@ -12,18 +12,20 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-const tailHelp = `usage: lsmtpd tail --bind EXCHANGE [FLAGS]
+const tailHelp = `usage: lsmtpd tail [FLAGS]
+       lsmtpd tail --bind EXCHANGE [FLAGS]
 
-Prints each mail that EXCHANGE takes from now on, until Ctrl-C. For that it
-binds a queue of its own, which is gone when it ends.
+Prints a copy of each message that the broker confirms to the running daemon,
+from now on, until Ctrl-C. Nothing at the broker changes for that.
 
+With --bind it asks the broker itself, and prints what EXCHANGE takes, from
+whomever. For that it binds a queue of its own, which is gone when it ends.
 Mind that queue: while tail runs, mail that no other queue takes counts as
-routed, and is gone with it.
+routed, and is gone with it. The broker is the one of the configuration, or of
+--url. Other users of this machine can see what is on a command line: a file
+keeps a password better.
 
-The broker is the one of the configuration, or of --url. Other users of this
-machine can see what is on a command line: a file keeps a password better.
-Where mail comes faster than it can be printed, 10,000 wait and the oldest
-beyond them are left out.
+Where mail comes faster than it can be printed, some is left out.
 
 flags:
 {flags}
@@ -31,13 +33,13 @@ flags:
 --raw prints mail after mail, octet for octet; with -n 1 it is exactly one. On
 a terminal control octets are shown as escapes.
 
-exit status: 0 after Ctrl-C or -n mails, 1 the broker or the exchange is not
-there
+exit status: 0 after Ctrl-C or -n mails, 1 the daemon or the broker ended it, or
+the exchange is not there, 2 wrong usage or no daemon there
 
 examples:
-  lsmtpd tail --bind tenant-a
+  lsmtpd tail -c /etc/lsmtpd/lsmtpd.yaml
   lsmtpd tail --bind tenant-a --key "mail.#" --json
-  lsmtpd tail --bind tenant-a -n 1 --raw > mail.eml
+  lsmtpd tail -n 1 --raw > mail.eml
 `
 
 // What a tail that cannot keep up holds: here until it is printed, and in the broker before the oldest are dropped.
@@ -58,9 +60,10 @@ func runTail(p *program, args []string) int {
 	f := p.flags("tail", tailHelp)
 	var t tail
 	path := f.configFile()
-	url := f.String("url", "", "the `URL` of the broker, like amqp://guest:guest@127.0.0.1:5672/")
+	client := f.daemon(path)
+	url := f.String("url", "", "the `URL` of the broker of --bind, like amqp://guest:guest@127.0.0.1:5672/")
 	f.StringVar(&t.exchange, "bind", "", "the `EXCHANGE` to watch")
-	f.StringVar(&t.key, "key", "#", "the `PATTERN` of routing keys to watch; a direct exchange needs one")
+	f.StringVar(&t.key, "key", "#", "the `PATTERN` of keys to watch; a direct exchange needs one")
 	f.IntVar(&t.most, "n", 0, "stop after this `NUMBER` of mails")
 	raw := f.Bool("raw", false, "print the mails themselves")
 	json := f.Bool("json", false, "print a JSON object for each mail, on one line")
@@ -68,9 +71,14 @@ func runTail(p *program, args []string) int {
 		return f.refuse(err)
 	}
 	t.keyGiven = f.given("key")
+	bind := f.given("bind")
 	switch {
-	case t.exchange == "":
-		return f.refuse(errors.New("without --bind it is not supported yet: name an exchange"))
+	case bind && t.exchange == "":
+		return f.refuse(errors.New("--bind names no exchange: the default exchange cannot be bound to"))
+	case !bind && (t.keyGiven || f.given("url")):
+		return f.refuse(errors.New("--key and --url go with --bind"))
+	case bind && f.given("socket"):
+		return f.refuse(errors.New("--socket and --bind exclude each other"))
 	case t.most < 0:
 		return f.refuse(fmt.Errorf("-n %d: there are no fewer mails than none", t.most))
 	case *raw && *json:
@@ -82,6 +90,12 @@ func runTail(p *program, args []string) int {
 	}
 	if *json {
 		t.print.form = objects
+	}
+	if !bind {
+		if err := p.tailDaemon(&t, client()); err != nil {
+			return f.unanswered(err)
+		}
+		return exitDone
 	}
 	broker, err := brokerOf(*url, *path)
 	if err != nil {
