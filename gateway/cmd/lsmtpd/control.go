@@ -67,8 +67,8 @@ func (f *flags) daemon(path *string) (client func() *admin.Client) {
 			return &admin.Client{Socket: *socket}
 		}
 		_, c, err := routes.Read(*path, nil) // a broken file that the daemon may leave out does not hide its socket
-		if err == nil {
-			return &admin.Client{Socket: c.Admin.Socket}
+		if err == nil || c.Admin.Socket != "" && !c.Admin.SocketIsDefault {
+			return &admin.Client{Socket: c.Admin.Socket} // what else is wrong with the file, the daemon tells
 		}
 		printFaults(f.p.stderr, err)
 		fallback := config.DefaultSocket()
