@@ -17,10 +17,11 @@ type session struct {
 	listener *listener // of the moment of accept; nil where the address had just gone
 	conn     net.Conn
 	smtp     *smtp.Session
-	client   *smtp.Client  // from Admit on
-	told     bool          // the refusal under way is in the log already
-	parted   bool          // a refusal that ends the session was told of
-	ended    chan struct{} // closed when it has
+	client   *smtp.Client     // from Admit on
+	told     bool             // the refusal under way is in the log already
+	refused  refusedRecipient // of the refusal under way; zero where it is not about one
+	parted   bool             // a refusal that ends the session was told of
+	ended    chan struct{}    // closed when it has
 }
 
 // handle takes a connection from an accept loop.
@@ -94,6 +95,7 @@ func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
 		return // we end the session: nothing that the client did was refused
 	}
 	s.parted = r.Close
+	defer func() { s.refused = refusedRecipient{} }()
 	st := s.listener.state
 	st.refused.Add(1)
 	if s.told {
@@ -104,15 +106,23 @@ func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
 	if !st.refusals.admit(log.With("listener", s.listener.Name)) {
 		return
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, "refused",
+	attrs := []slog.Attr{
 		slog.String("listener", s.listener.Name),
 		slog.String("client", clientText(c)),
 		slog.String("helo", c.Helo),
 		slog.String("command", command),
 		slog.Int("code", r.Code),
 		slog.String("enhanced", r.Enhanced),
-		slog.String("reply", r.Text))
+		slog.String("reply", r.Text),
+	}
+	if about := s.refused; about != (refusedRecipient{}) {
+		attrs = append(attrs, slog.String("sender", about.sender.String()), slog.String("recipient", about.recipient.String()))
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, "refused", attrs...)
 }
+
+// refusedRecipient is whom a refused RCPT was about.
+type refusedRecipient struct{ sender, recipient address.Address }
 
 // clientText is a client's address and port as every log line has them, "" on a Unix socket.
 func clientText(c *smtp.Client) string {

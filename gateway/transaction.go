@@ -45,8 +45,17 @@ func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from a
 	}}
 }
 
-// Rcpt routes one recipient.
+// Rcpt takes one recipient, or notes whom the log is to name as refused.
 func (t *transaction) Rcpt(_ context.Context, to address.Address, _ smtp.RcptParams) smtp.Reply {
+	r := t.route(to)
+	if !r.IsZero() {
+		t.session.refused = refusedRecipient{t.envelope.Sender, to}
+	}
+	return r
+}
+
+// route adds one recipient to the batch of its destination.
+func (t *transaction) route(to address.Address) smtp.Reply {
 	q := routes.Query{Sender: t.envelope.Sender, Recipient: to, Client: t.envelope.ClientIP, User: t.envelope.User}
 	route := t.listener.Route(&q)
 	if route == nil {
