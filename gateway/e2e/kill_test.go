@@ -82,7 +82,8 @@ func TestNothing_that_got_250_is_lost_and_nobody_refused_when_the_broker_is_kill
 func brokerKilled(t *testing.T, times int, pace time.Duration) {
 	node := rabbit.New(t, rabbit.Options{})
 	q := rabbit.Queue(t, node.URL())
-	// RabbitMQ 3 writes a new binding to disk within two seconds, not at once: killed before, it would come back without.
+	// A RabbitMQ 3.10 that is killed may come back without a binding that is new (seen once in some fifty times). lsmtpd
+	// declares it again when it connects.
 	topology := fmt.Sprintf("topology: {bindings: [{exchange: %q, queue: %q, routing_key: '#'}]}", q.Name, q.Name)
 	d := start(t, node.URL(), withAMQP(config(listener("json", q.Name), listener("raw", q.Name, "format: raw")), topology))
 	l := newLedger()
