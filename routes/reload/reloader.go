@@ -286,6 +286,9 @@ func (r *Reloader) conclude(report Report, result Result, err error) Report {
 	if err == nil {
 		report.Errors = lines(r.table.Broken)
 	}
+	if n := len(report.Changes); n > maxChanges {
+		report.Changes, report.More = slices.Clone(report.Changes[:maxChanges]), n-maxChanges
+	}
 	report.Duration = float64(time.Since(report.Time).Microseconds()) / 1000
 	known := r.count(&report)
 	level := slog.LevelInfo
@@ -320,6 +323,7 @@ func (r *Reloader) count(report *Report) (known bool) {
 	known = unasked && slices.Equal(s.Errors, report.Errors)
 	s.Errors = report.Errors
 	s.Degraded = len(s.Errors) > 0
+	s.Kept = s.Degraded && report.Result != Rejected
 	if s.Reloads[report.Trigger] == nil {
 		s.Reloads[report.Trigger] = map[Result]uint64{}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -365,5 +366,15 @@ func TestA_broken_included_file_keeps_its_last_good_listeners_and_the_rest_appli
 	s.replace(strings.Replace(main, "keep", "refuse", 1))
 	if r := s.reload(); r.Result != Rejected || len(r.Errors) != 1 {
 		t.Errorf("a broken file where none may be: %+v", r)
+	}
+}
+
+func TestAReportOfVeryManyChangesNamesTheFirstAndCountsTheRest(t *testing.T) {
+	r := &Reloader{Log: slog.New(slog.DiscardHandler), table: &routes.Table{Config: &config.Config{}}}
+	r.init()
+	changes := make([]config.Change, maxChanges+7)
+	report := r.conclude(Report{Trigger: Command, Changes: changes}, Applied, nil)
+	if len(report.Changes) != maxChanges || report.More != 7 || len(r.History()[0].Changes) != maxChanges {
+		t.Errorf("%d changes and %d more", len(report.Changes), report.More)
 	}
 }

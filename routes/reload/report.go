@@ -41,7 +41,8 @@ type Report struct {
 	Duration   float64                  `json:"duration_ms"`
 	Before     string                   `json:"digest_before,omitempty"` // SHA-256 of what was in force
 	After      string                   `json:"digest_after,omitempty"`  // SHA-256 of what was read
-	Changes    []config.Change          `json:"changes,omitempty"`
+	Changes    []config.Change          `json:"changes,omitempty"`       // the first maxChanges
+	More       int                      `json:"more_changes,omitempty"`  // how many there are beyond those
 	Listeners  []routes.AppliedListener `json:"listeners,omitempty"`
 	Warnings   []string                 `json:"warnings,omitempty"`
 	Errors     []string                 `json:"errors,omitempty"` // faults each begin with file:line:col; of one applied: of included files that were left out
@@ -53,6 +54,9 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "by %s in %.1f ms, generation %d", r.Trigger, r.Duration, r.Generation)
 	for _, c := range r.Changes {
 		fmt.Fprintf(&b, "; %s: %s: %q → %q", c.Place, c.Key, c.Old, c.New)
+	}
+	if r.More > 0 {
+		fmt.Fprintf(&b, "; and %d more changes", r.More)
 	}
 	for _, l := range r.Listeners {
 		if l.Action != routes.Kept {
@@ -68,6 +72,9 @@ func (r Report) String() string {
 	return b.String()
 }
 
+// maxChanges bounds a report, which the log and the history carry: of a thousand listeners a single key more is a thousand changes.
+const maxChanges = 100
+
 // historySize is how many reports are kept.
 const historySize = 20
 
@@ -79,6 +86,7 @@ type Status struct {
 	Applied       time.Time                     `json:"applied"`                  // when it was put in force
 	Succeeded     time.Time                     `json:"succeeded"`                // when the last reload found it in force, or put it there
 	Degraded      bool                          `json:"degraded"`                 // the files say something that is not in force
+	Kept          bool                          `json:"kept,omitempty"`           // degraded, but applied: broken included files' last good listeners stay
 	Errors        []string                      `json:"errors,omitempty"`         // why
 	WatchDegraded string                        `json:"watch_degraded,omitempty"` // why only the poll finds changes
 	Reloads       map[Trigger]map[Result]uint64 `json:"reloads"`

@@ -144,7 +144,11 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 func configText(b *strings.Builder, s reload.Status, now time.Time) {
 	fmt.Fprintf(b, "config  %s: generation %d, in force for %s, sha256 %.12s\n", s.Path, s.Generation, age(s.Applied, now), s.Digest)
 	if s.Degraded {
-		b.WriteString("        DEGRADED: what the file says now was rejected, the above stays in force:\n")
+		told := "what the files say now was rejected, the above stays in force:"
+		if s.Kept {
+			told = "the above is in force without the included files that are wrong, whose last good listeners stay:"
+		}
+		b.WriteString("        DEGRADED: " + told + "\n")
 		for _, e := range s.Errors {
 			fmt.Fprintf(b, "        %s\n", e)
 		}
@@ -169,6 +173,9 @@ func reportText(r reload.Report) string {
 	}
 	for _, c := range r.Changes {
 		fmt.Fprintf(&b, "  changed  %s: %s: %s → %s\n", c.Place, c.Key, cmp.Or(c.Old, "(nothing)"), cmp.Or(c.New, "(nothing)"))
+	}
+	if r.More > 0 {
+		fmt.Fprintf(&b, "  changed  and %d more keys\n", r.More)
 	}
 	for _, l := range r.Listeners {
 		if l.Action != "kept" {
