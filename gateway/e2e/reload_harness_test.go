@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"regexp"
 	"strings"
@@ -145,15 +144,6 @@ func (l *ledger) once(random *rand.Rand, to target, key string) error {
 		return fmt.Errorf("quit: %q, %w", r, err)
 	}
 	return c.End()
-}
-
-// silent is the address of one who takes connections and says nothing, until t ends.
-func silent(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	t.Cleanup(func() { l.Close() })
-	return l.Addr().String()
 }
 
 // reckonReloaded is reckon, and no mail may have come twice.
