@@ -1,0 +1,199 @@
+package publish
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/faultnet"
+	"lsmtpd/gateway/internal/rabbit"
+	"lsmtpd/routes/config"
+)
+
+func TestWhatABrokerKilledUnderLoadDidNotConfirmIsNeverCalledConfirmed(t *testing.T) {
+	broker := rabbit.New(t, rabbit.Options{})
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	confirmed := map[string]bool{}
+	var mu sync.Mutex
+	var senders sync.WaitGroup
+	enough := make(chan struct{})
+	for range 16 {
+		senders.Go(func() {
+			for {
+				d := delivery(inbox.Name, "k")
+				r := p.Submit(t.Context(), d).Wait(t.Context())
+				if r.Outcome != Confirmed {
+					if r.Outcome != InDoubt && r.Outcome != Unavailable {
+						t.Errorf("a killed broker gives %v: %v", r.Outcome, r.Err)
+					}
+					return
+				}
+				mu.Lock()
+				confirmed[d.ID.String()] = true
+				if len(confirmed) == 500 {
+					close(enough)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	<-enough
+	broker.Kill()
+	senders.Wait()
+	if p.Available() {
+		t.Error("the publisher calls a dead broker available")
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Unavailable {
+		t.Errorf("without a broker: %v", r.Outcome)
+	}
+	if err := broker.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.AwaitAvailable(within(t, 40*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Confirmed {
+		t.Errorf("after the restart: %v: %v", r.Outcome, r.Err)
+	}
+	for _, m := range rabbit.Drain(t, inbox, len(confirmed)+1, 30*time.Second) {
+		delete(confirmed, m.MessageId)
+	}
+	if len(confirmed) > 0 {
+		t.Errorf("%d confirmed messages are not in the queue", len(confirmed))
+	}
+}
+
+func TestABlockedBrokerReleasesWhoeverWaitsAndTellsTheLateAck(t *testing.T) {
+	broker := rabbit.New(t, rabbit.Options{})
+	inbox := rabbit.Queue(t, broker.URL())
+	p := start(t, settings(broker.URL()))
+	if err := broker.Alarm(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	first := p.Submit(t.Context(), delivery(inbox.Name, "k"))
+	r := first.Wait(within(t, 10*time.Second))
+	if r.Outcome != InDoubt {
+		t.Fatalf("published into an alarm: %v: %v", r.Outcome, r.Err)
+	}
+	if s := p.Status(); s.State != Blocked {
+		t.Errorf("state %s: %s", s.State, s.Error)
+	}
+	if r := p.Submit(t.Context(), delivery(inbox.Name, "k")).Wait(t.Context()); r.Outcome != Unavailable {
+		t.Errorf("while blocked: %v: %v", r.Outcome, r.Err)
+	}
+	late := make(chan Result, 1)
+	first.Late(func(r Result) { late <- r })
+	if err := broker.Alarm(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-late:
+		if r.Outcome != Confirmed {
+			t.Errorf("after the alarm: %v: %v", r.Outcome, r.Err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("no late result")
+	}
+	if err := p.AwaitAvailable(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWithoutABrokerPreparingWarnsAndSubmittingIsRefusedAtOnce(t *testing.T) {
+	p := New(slog.New(slog.DiscardHandler))
+	change, err := p.Prepare(t.Context(), settings("amqp://guest:guest@127.0.0.1:1/"))
+	if err != nil || change.Warning == nil {
+		t.Fatalf("err %v, warning %v", err, change.Warning)
+	}
+	change.Commit()
+	r := p.Submit(t.Context(), delivery("x", "k")).Wait(t.Context())
+	if r.Outcome != Unavailable || r.Err == nil {
+		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+}
+
+func TestABrokerThatAcceptsAndStaysSilentIsGivenUpAndSoIsAnAttemptWhoseContextEnds(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c := settings("amqp://guest:guest@" + silent.Addr().String() + "/")
+	c.ConnectTimeout = 100 * time.Millisecond
+	if _, err := connectOnce(t.Context(), c); err == nil {
+		t.Error("connected to nobody")
+	}
+	c.ConnectTimeout = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		conn, err := silent.Accept()
+		if err == nil {
+			defer conn.Close()
+			cancel()
+			conn.Read(make([]byte, 100)) // the protocol header
+			conn.Read(make([]byte, 100)) // until they hang up
+		}
+	}()
+	if _, err := connectOnce(ctx, c); err == nil {
+		t.Error("connected to nobody")
+	}
+}
+
+func connectOnce(ctx context.Context, c *config.AMQP) (*link, error) {
+	return New(slog.New(slog.DiscardHandler)).connect(ctx, c)
+}
+
+func TestAnOutageIsALineAndWhatWaitingDoesNotMendIsTold(t *testing.T) {
+	broker := rabbit.Shared(t)
+	proxy, err := faultnet.NewProxy(broker.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	if err := proxy.Refuse(true); err != nil {
+		t.Fatal(err)
+	}
+	var log syncBuffer
+	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	change, err := p.Prepare(t.Context(), settings("amqp://guest:wrong-secret@"+proxy.Addr()+"/"))
+	if err != nil || change.Warning == nil {
+		t.Fatalf("err %v, warning %v", err, change.Warning)
+	}
+	change.Commit()
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	defer func() { stop(); running.Wait() }()
+	if err := proxy.Refuse(false); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 30*time.Second, func() bool { return strings.Contains(log.String(), "the password") })
+	want := []string{"broker away: mail is spooled until it is back", "broker still away: it refuses the user or the password"}
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], want[0]) || !strings.Contains(lines[1], want[1]) || strings.Contains(log.String(), "wrong-secret") {
+		t.Errorf("logged\n%s", log.String())
+	}
+}
+
+// syncBuffer is a buffer that is read while others write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
