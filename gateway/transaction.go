@@ -31,6 +31,7 @@ type transaction struct {
 	only     address.Address // the recipient, while there is one
 	count    int             // accepted recipients
 	batches  []routes.Batch
+	complete time.Time // when the final dot was there
 }
 
 func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from address.Address) *transaction {
@@ -91,6 +92,7 @@ func (t *transaction) Close() {}
 
 // Data publishes the mail to each destination and keeps what the broker did not take.
 func (t *transaction) Data(_ context.Context, c *memory.Content) []smtp.Reply {
+	t.complete = time.Now()
 	t.envelope.Size = int64(len(c.Octets()))
 	deliveries, refusal := t.deliveries(c)
 	if !refusal.IsZero() {
@@ -279,7 +281,7 @@ func (t *transaction) attrs(deliveries []*mail.Delivery) []slog.Attr {
 	if len(deliveries) > 1 {
 		attrs = append(attrs, slog.Int("deliveries", len(deliveries)))
 	}
-	return append(attrs, slog.Float64("took_ms", milliseconds(t.envelope.ReceivedAt)))
+	return append(attrs, slog.Float64("took_ms", milliseconds(t.complete)))
 }
 
 // milliseconds since begun, as every log line has them.

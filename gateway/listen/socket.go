@@ -122,7 +122,7 @@ func (sock *socket) wake() {
 func (s *Set) accept(sock *socket) {
 	defer close(sock.done)
 	defer sock.Close()
-	pause := time.Duration(0)
+	pause, told := time.Duration(0), time.Time{}
 	for {
 		c, err := sock.Accept()
 		if err == nil {
@@ -136,7 +136,8 @@ func (s *Set) accept(sock *socket) {
 			return
 		default:
 		}
-		if pause == 0 {
+		if time.Since(told) > time.Minute { // not each time that a single descriptor was free for a moment
+			told = time.Now()
 			s.Log.Error("cannot accept connections, trying on", "address", sock.address, "error", err)
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
