@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lsmtpd/gateway/listen"
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
 )
@@ -61,17 +62,19 @@ func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
 // shall connect to one, and then wait for a broker that does not answer.
 func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, warnings []string, err error) {
 	c := t.Config
-	wanted := make(map[string]string, len(t.Listeners))
-	for _, l := range t.Listeners {
-		wanted[l.Address] = l.Name
-	}
-	for _, step := range []func() (change, string, error){
-		func() (change, string, error) { part, err := g.store.prepare(c.Spool.Dir); return part, "", err },
-		func() (change, string, error) { return g.admin.prepare(c.Admin) },
-		func() (change, string, error) { return g.prepareBroker(ctx, &c.AMQP) },
-		func() (change, string, error) { part, err := g.sockets.Prepare(wanted); return part, "", err },
+	for _, step := range []struct {
+		key string
+		do  func() (change, string, error)
+	}{
+		{"spool.dir", func() (change, string, error) { part, err := g.store.prepare(c.Spool.Dir); return part, "", err }},
+		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
+		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, &c.AMQP) }},
+		{"listeners", func() (change, string, error) { return g.prepareSockets(t) }},
 	} {
-		part, warning, err := step()
+		part, warning, err := step.do()
+		if _, placed := errors.AsType[misfits](err); err != nil && !placed {
+			err = misfits{misfit(c.Fault(step.key, err.Error()))}
+		}
 		if err != nil {
 			return prepared, warnings, err
 		}
@@ -81,6 +84,41 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 		}
 	}
 	return prepared, warnings, nil
+}
+
+// misfits is why a table does not fit the world as it is: faults with their places. Unlike config.Faults they may pass while
+// the file stays what it is, and a start that meets them does not end with the status of an invalid file.
+type misfits []misfit
+
+type misfit config.Fault
+
+// Error gives one line a fault, each as config.Fault.String has it.
+func (m misfits) Error() string {
+	faults := make(config.Faults, len(m))
+	for i := range m {
+		faults[i] = config.Fault(m[i])
+	}
+	return faults.Error()
+}
+
+// prepareSockets binds what is new.
+func (g *Gateway) prepareSockets(t *routes.Table) (change, string, error) {
+	wanted := make([]string, len(t.Listeners))
+	for i, l := range t.Listeners {
+		wanted[i] = l.Address
+	}
+	part, err := g.sockets.Prepare(wanted)
+	unbound, _ := errors.AsType[listen.Unbound](err)
+	var faults misfits
+	for _, l := range t.Listeners {
+		if why := unbound[l.Address]; why != nil {
+			faults = append(faults, misfit(l.Fault("address", why.Error())))
+		}
+	}
+	if faults != nil {
+		err = faults
+	}
+	return part, "", err
 }
 
 func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP) (part change, warning string, err error) {

@@ -58,7 +58,7 @@ func (a *adminSocket) prepare(c config.Admin) (change *adminChange, warning stri
 		return change, fmt.Sprintf("no admin socket, so that reload, status and tail cannot reach this process: %v", err), nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("admin.socket: %w", err)
+		return nil, "", err
 	}
 	return change, "", nil
 }

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -57,7 +56,7 @@ type storeChange struct {
 func (s *store) prepare(path string) (*storeChange, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
-		return nil, fmt.Errorf("spool.dir: %w", err)
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +73,7 @@ func (s *store) prepare(path string) (*storeChange, error) {
 	}
 	opened, err := spool.Open(spool.Options{Dir: path, Log: s.log})
 	if err != nil {
-		return nil, fmt.Errorf("spool.dir: %w", err)
+		return nil, err
 	}
 	return &storeChange{store: s, dir: &directory{Spool: opened, path: path, done: make(chan struct{})}}, nil
 }

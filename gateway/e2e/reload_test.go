@@ -234,7 +234,7 @@ func TestA_port_that_somebody_holds_rejects_the_whole_and_is_taken_by_itself_whe
 	must(t, err)
 	t.Cleanup(func() { held.Close() })
 	r := d.reload()
-	want := fmt.Sprintf("listener \"more\": cannot listen on %s: address already in use (another program listens there: stop it, or choose another port)", d.Addr(t, "more"))
+	want := fmt.Sprintf("%s:8:27: listeners[1].address: cannot listen on %s: address already in use (another program listens there: stop it, or choose another port)", d.ConfigPath(), d.Addr(t, "more"))
 	if r.Result != reload.Rejected || len(r.Errors) != 1 || r.Errors[0] != want {
 		t.Errorf("report %s, want the error %s", r, want)
 	}

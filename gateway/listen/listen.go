@@ -3,12 +3,12 @@
 package listen
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -32,32 +32,45 @@ type Change struct {
 	removed []string
 }
 
-// Prepare binds the addresses that are new. wanted maps each canonical address to the listener's name, for the errors: every
-// address that cannot be bound is told.
-func (s *Set) Prepare(wanted map[string]string) (*Change, error) {
+// Unbound is the error of Prepare: why, by address.
+type Unbound map[string]error
+
+// Error gives one line an address.
+func (u Unbound) Error() string {
+	lines := make([]string, 0, len(u))
+	for _, address := range slices.Sorted(maps.Keys(u)) {
+		lines = append(lines, u[address].Error())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Prepare binds those of the canonical addresses wanted that are new. Its error is Unbound: every address that cannot be bound
+// is told.
+func (s *Set) Prepare(wanted []string) (*Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &Change{set: s}
-	var faults []error
-	for _, address := range slices.Sorted(maps.Keys(wanted)) {
+	unbound, stays := Unbound{}, map[string]bool{}
+	for _, address := range wanted {
+		stays[address] = true
 		if s.sockets[address] != nil {
 			continue
 		}
 		sock, err := bind(address)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("listener %q: cannot listen on %s: %w", wanted[address], address, s.explain(address, err)))
+			unbound[address] = fmt.Errorf("cannot listen on %s: %w", address, s.explain(address, err))
 			continue
 		}
 		c.added = append(c.added, sock)
 	}
 	for address := range s.sockets {
-		if _, stays := wanted[address]; !stays {
+		if !stays[address] {
 			c.removed = append(c.removed, address)
 		}
 	}
-	if len(faults) > 0 {
+	if len(unbound) > 0 {
 		c.Abort()
-		return nil, errors.Join(faults...)
+		return nil, unbound
 	}
 	return c, nil
 }

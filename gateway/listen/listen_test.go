@@ -24,7 +24,7 @@ func echo(t *testing.T) *Set {
 	return s
 }
 
-func apply(t *testing.T, s *Set, wanted map[string]string) {
+func apply(t *testing.T, s *Set, wanted ...string) {
 	t.Helper()
 	c, err := s.Prepare(wanted)
 	if err != nil {
@@ -48,10 +48,10 @@ func answer(addr string) (string, error) {
 
 func TestAKeptAddressKeepsItsSocketAndARemovedOneCloses(t *testing.T) {
 	s := echo(t)
-	apply(t, s, map[string]string{"127.0.0.1:0": "a", "127.0.0.2:0": "b"})
+	apply(t, s, "127.0.0.1:0", "127.0.0.2:0")
 	before := s.Addresses()
 	kept := s.sockets["127.0.0.1:0"]
-	apply(t, s, map[string]string{"127.0.0.1:0": "renamed", "127.0.0.3:0": "c"})
+	apply(t, s, "127.0.0.1:0", "127.0.0.3:0")
 	after := s.Addresses()
 	if s.sockets["127.0.0.1:0"] != kept || after["127.0.0.1:0"] != before["127.0.0.1:0"] {
 		t.Error("the kept address has another socket")
@@ -82,8 +82,8 @@ func TestOneAddressInUseUndoesTheWholePreparationAndIsNamed(t *testing.T) {
 	}
 	address := free.Addr().String()
 	free.Close()
-	_, err = s.Prepare(map[string]string{held.Addr().String(): "blue", address: "red"})
-	if err == nil || !strings.Contains(err.Error(), `listener "blue": cannot listen on `+held.Addr().String()) || strings.Contains(err.Error(), "red") {
+	_, err = s.Prepare([]string{held.Addr().String(), address})
+	if err == nil || !strings.Contains(err.Error(), "cannot listen on "+held.Addr().String()) || strings.Contains(err.Error(), address) {
 		t.Fatalf("error: %v", err)
 	}
 	again, err := net.Listen("tcp4", address)
@@ -101,7 +101,7 @@ func TestARetiredSocketServesWhatItsQueueHolds(t *testing.T) {
 		fmt.Fprint(c, "served")
 		c.Close()
 	}}
-	apply(t, s, map[string]string{"127.0.0.1:0": "a"})
+	apply(t, s, "127.0.0.1:0")
 	addr := s.Addresses()["127.0.0.1:0"]
 	var clients []net.Conn
 	for range 20 {

@@ -231,7 +231,7 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	case err == nil:
 		change.link = l
 	case working:
-		return nil, fmt.Errorf("amqp.urls: %w (the connection in use stays)", err)
+		return nil, fmt.Errorf("%w (the connection in use stays)", err)
 	default:
 		change.Warning = err
 	}

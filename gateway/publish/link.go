@@ -41,7 +41,7 @@ type link struct {
 func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, string)) (*link, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
-		return nil, errors.New("amqp.urls: not an AMQP URL") // the URL may hold a password
+		return nil, errors.New("not an AMQP URL") // the URL may hold a password
 	}
 	l := &link{
 		broker:   net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)),

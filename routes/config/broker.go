@@ -10,22 +10,28 @@ import (
 	"strconv"
 	"strings"
 
+	amqp "github.com/rabbitmq/amqp091-go"
 	"gopkg.in/yaml.v3"
 )
 
 // maxSecret is the longest password that a file may hold, in octets.
 const maxSecret = 4096
 
+const notAURL = "is not an AMQP URL (like amqp://user:password@host:5672/vhost, where blanks and signs in the password are written like %20 and %2F)"
+
 // setURL checks an AMQP URL. No message holds any of it: it carries a password, and what is wrong may be its quoting.
 func setURL(_ *decoder, v reflect.Value, text string, _ *field) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "amqp" && u.Scheme != "amqps" {
-		return "is not an AMQP URL (like amqp://user:password@host:5672/vhost, where signs in the password are written like %2F)"
+		return notAURL
 	}
 	if port := u.Port(); port != "" {
 		if n, ok := parseCount(port); !ok || n < 1 || n > 65535 {
 			return "is an AMQP URL whose port is not from 1 to 65535"
 		}
+	}
+	if _, err := amqp.ParseURI(text); err != nil { // who dials it is stricter than net/url
+		return notAURL
 	}
 	if u.RawQuery != "" || u.Fragment != "" {
 		return "is an AMQP URL with a ? or #: options are keys of amqp: here, and in a password these signs are %3F and %23"

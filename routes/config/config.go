@@ -150,6 +150,11 @@ func (c *Config) At(key string) Place {
 	return Place{c.Path, 1, 1}
 }
 
+// Fault makes a Fault of a key like "amqp.urls".
+func (c *Config) Fault(key, message string) Fault {
+	return Fault{Place: c.At(key), Key: key, Message: message}
+}
+
 // Included returns the listeners that an included file gave, by the name that faults call it.
 func (c *Config) Included(file string) []Listener {
 	var listeners []Listener

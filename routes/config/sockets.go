@@ -53,6 +53,15 @@ func setTCP(_ *decoder, v reflect.Value, text string, _ *field) string {
 	return ""
 }
 
+// absolute returns the one spelling of path that two who mean the same file share; links are not followed.
+func absolute(path string) string {
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return whole
+}
+
 const notAnAddress = "is not IP:port (like 127.0.0.1:25, [::1]:25, or :25 for every address)"
 
 func setListen(d *decoder, v reflect.Value, text string, _ *field) string {
@@ -60,12 +69,7 @@ func setListen(d *decoder, v reflect.Value, text string, _ *field) string {
 		if path == "" {
 			return "names no socket (like unix:/run/lsmtpd/in.sock)"
 		}
-		path = d.relative(path)
-		if !filepath.IsAbs(path) {
-			if whole, err := filepath.Abs(path); err == nil {
-				path = whole
-			}
-		}
+		path = absolute(d.relative(path))
 		if len(path) > maxSocketPath {
 			return "has a path over 107 octets, more than a socket can have"
 		}

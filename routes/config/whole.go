@@ -61,6 +61,10 @@ func (d *decoder) checkAddresses(c *Config) {
 		}
 	}
 	claim(c.Admin.Address, Fault{Place: c.At("admin.address"), Key: "admin.address", Message: "admin.address, " + quote(c.Admin.Address)})
+	if c.Admin.Socket != "" {
+		socket := "unix:" + absolute(c.Admin.Socket)
+		claim(socket, Fault{Place: c.At("admin.socket"), Key: "admin.socket", Message: "admin.socket, " + quote(c.Admin.Socket) + ","})
+	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		claim(l.Address, l.Fault("address", quote(l.Address)))
