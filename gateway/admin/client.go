@@ -14,8 +14,11 @@ import (
 	"lsmtpd/routes/reload"
 )
 
-// ErrNobody tells that no daemon listens on the socket.
-var ErrNobody = errors.New("no daemon is there")
+// Why a daemon cannot answer.
+var (
+	ErrNobody   = errors.New("no daemon is there")     // nobody listens on the socket
+	ErrStopping = errors.New("the daemon is stopping") // and takes no more orders
+)
 
 // Client asks the daemon that listens on Socket.
 type Client struct{ Socket string }
@@ -97,6 +100,9 @@ func (c *Client) open(ctx context.Context, method, path string) (io.ReadCloser, 
 	}
 	if answer.StatusCode != http.StatusOK {
 		defer answer.Body.Close()
+		if answer.StatusCode == http.StatusServiceUnavailable {
+			return nil, ErrStopping
+		}
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 		return nil, fmt.Errorf("the daemon answered %s: %s", answer.Status, strings.TrimSpace(string(text)))
 	}

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
@@ -60,6 +62,19 @@ func (d *reloadable) apply(config string) reload.Report {
 		d.t.Fatalf("%s: %s", r.Result, r)
 	}
 	return r
+}
+
+// command runs lsmtpd with args as the operator would, and returns what it printed and its exit status.
+func (d *reloadable) command(t testing.TB, args ...string) (output string, status int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, daemon.Binary(t), append(args, "--socket", d.client.Socket)...)
+	out, err := cmd.CombinedOutput()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
 }
 
 func (d *reloadable) status() admin.Status {

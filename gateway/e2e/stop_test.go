@@ -115,6 +115,22 @@ func TestA_second_SIGTERM_cuts_at_once_and_loses_nothing_that_got_250(t *testing
 	l.reckon(t, d, q)
 }
 
+func TestA_daemon_that_is_stopping_refuses_a_reload_and_says_why(t *testing.T) {
+	t.Parallel()
+	d := startReloadable(t, rabbit.Shared(t).URL(), config(listener("in", "nowhere")))
+	c := smtptest.Open(t, d.Addr(t, "in"))
+	c.Do("MAIL FROM:<ann@client.example>")
+	d.Signal(t, syscall.SIGTERM)
+	d.Await(t, "it stops", 0, says("stopping"))
+	if out, code := d.command(t, "reload"); code != 2 || out != "lsmtpd reload: the daemon is stopping\n" {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	c.Do("RSET")
+	if code := d.ExitCode(t); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
 func TestSIGTERM_while_the_broker_is_silent_spools_what_is_not_confirmed_within_the_grace(t *testing.T) {
 	t.Parallel()
 	node := rabbit.Shared(t)

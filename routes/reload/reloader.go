@@ -210,7 +210,10 @@ func (r *Reloader) answer(ctx context.Context, req request) {
 		}
 		break
 	}
-	report, _ := r.load(ctx, req.by, false)
+	report, err := r.load(ctx, req.by, false)
+	if err == ErrStopped {
+		return // Run's end is the answer
+	}
 	for _, req := range asked {
 		req.answer <- report
 	}
@@ -241,6 +244,9 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 		}
 	}
 	r.forget()
+	if err == ErrStopped {
+		return report, err
+	}
 	if err != nil {
 		return r.conclude(report, Rejected, err), err
 	}
@@ -248,6 +254,9 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 		report.Warnings = append(report.Warnings, w.String())
 	}
 	applied, err := r.Apply(ctx, table)
+	if err != nil && by != Start && ctx.Err() != nil {
+		return report, ErrStopped // who stops applies nothing: that says nothing about the files
+	}
 	if err != nil {
 		r.again()
 		return r.conclude(report, Rejected, err), err

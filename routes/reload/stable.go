@@ -30,7 +30,10 @@ func (r *Reloader) read(ctx context.Context, patient bool) (*routes.Table, *conf
 		if why == "" || c.Digest == r.odd {
 			return table, c, err
 		}
-		if !patient || !time.Now().Before(deadline) || ctx.Err() != nil {
+		if patient && ctx.Err() != nil {
+			return nil, c, ErrStopped // nothing is known to be wrong with it
+		}
+		if !patient || !time.Now().Before(deadline) {
 			r.odd = c.Digest
 			return table, c, err
 		}

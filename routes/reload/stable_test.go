@@ -2,6 +2,7 @@ package reload
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -149,10 +150,14 @@ func TestA_stop_does_not_wait_for_half_a_file(t *testing.T) {
 		go func() { ended <- s.Run(ctx, func(Report) {}) }()
 		synctest.Wait()
 		s.write("")
-		s.Hangup()
+		asked := make(chan error, 1)
+		go func() { _, err := s.Reload(t.Context(), Command); asked <- err }()
 		time.Sleep(time.Second)
 		begun := time.Now()
 		stop()
+		if err := <-asked; !errors.Is(err, ErrStopped) {
+			t.Errorf("who asked meanwhile is told %v", err)
+		}
 		if err := <-ended; err != nil || time.Since(begun) > 0 {
 			t.Errorf("%v after %v", err, time.Since(begun))
 		}

@@ -24,7 +24,7 @@ flags:
 {flags}
 
 exit status: 0 applied or unchanged, 1 rejected (the old one stays in force),
-2 wrong usage or no daemon there
+2 wrong usage, no daemon there, or one that is stopping
 
 example:
   lsmtpd reload -c /etc/lsmtpd/lsmtpd.yaml
@@ -80,7 +80,10 @@ func (f *flags) daemon(path *string) (client func() *admin.Client) {
 // unanswered tells why the daemon gave no answer, and returns the exit status.
 func (f *flags) unanswered(err error) int {
 	status := f.failed(err)
-	if errors.Is(err, admin.ErrNobody) {
+	switch {
+	case errors.Is(err, admin.ErrStopping):
+		return exitUsage
+	case errors.Is(err, admin.ErrNobody):
 		fmt.Fprintln(f.p.stderr, "Is it running, and with this configuration? --socket names another socket.")
 		return exitUsage
 	}
