@@ -127,7 +127,7 @@ func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP) (part chang
 		return nil, "", err
 	}
 	if broker.Warning != nil {
-		warning = "the broker does not answer, mail is spooled until it does: " + broker.Warning.Error()
+		warning = "mail is spooled until the broker is back: " + broker.Warning.Error()
 	}
 	return broker, warning, nil
 }

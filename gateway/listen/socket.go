@@ -16,6 +16,9 @@ import (
 // unixMode is whom a listener's Unix socket lets in: the daemon's user and group.
 const unixMode = 0o660
 
+// sweepWait is how long a socket that closes waits for clients half-way through their handshake.
+const sweepWait = 5 * time.Millisecond
+
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
 const mostSwept = 1 << 16
 
@@ -150,6 +153,7 @@ func (s *Set) accept(sock *socket) {
 
 // sweep takes what the kernel has queued for a socket that closes: the close would reset it.
 func (s *Set) sweep(sock *socket) {
+	sock.deafen()
 	for range mostSwept {
 		if !sock.queued() {
 			return
@@ -163,7 +167,30 @@ func (s *Set) sweep(sock *socket) {
 	}
 }
 
-// queued tells whether a connection waits to be accepted. Only poll(2) tells it without a wait.
+// deafen has the kernel overlook who only now begins to connect, until the close refuses him: otherwise one whose connection is
+// complete just after the last look at the queue would be reset. Where it cannot be done that remains.
+func (sock *socket) deafen() {
+	if _, ok := sock.listener.(*net.TCPListener); !ok {
+		return // a Unix socket's path is gone already
+	}
+	const flags, syn, ack = 13, 0x02, 0x10 // the octet of a TCP header that holds the flags (RFC 9293 section 3.1)
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	})
+}
+
+// queued tells whether a connection waits to be accepted, or does so within sweepWait. Only poll(2) tells it without taking it.
 func (sock *socket) queued() bool {
 	raw, err := sock.SyscallConn()
 	if err != nil {
@@ -171,7 +198,7 @@ func (sock *socket) queued() bool {
 	}
 	ready := 0
 	err = raw.Control(func(fd uintptr) {
-		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(sweepWait/time.Millisecond))
 	})
 	return err == nil && ready > 0
 }

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,8 @@ type conn struct {
 	silence  atomic.Int64 // nanoseconds a read may wait; 0 until the handshake is over
 	patience atomic.Int64 // nanoseconds a write may take; 0 until the handshake is over
 	unbind   func() bool  // ends the handshake's dependence on its context
+
+	failed atomic.Pointer[error] // the first that a read or write met
 
 	// guarded by mu
 	mu      sync.Mutex
@@ -65,9 +68,23 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(b)
 	if err != nil {
-		c.Conn.Close()
+		c.fail(err)
 	}
 	return n, err
+}
+
+// fail notes the first error, and closes the socket: that frees whoever still waits for it.
+func (c *conn) fail(err error) {
+	c.failed.CompareAndSwap(nil, &err)
+	c.Conn.Close()
+}
+
+// failure is what the connection ended of; nil while it lives, or where its end was ours.
+func (c *conn) failure() error {
+	if err := c.failed.Load(); err != nil && !errors.Is(*err, net.ErrClosed) {
+		return *err
+	}
+	return nil
 }
 
 // Write collects b while corked.
@@ -123,7 +140,7 @@ func (c *conn) write(b []byte) error {
 	}
 	_, err := c.Conn.Write(b)
 	if err != nil {
-		c.Conn.Close()
+		c.fail(err)
 	}
 	return err
 }

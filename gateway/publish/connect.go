@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"reflect"
 	"time"
 
 	"lsmtpd/routes/config"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // keepConnected replaces a link that is gone, for ever.
@@ -119,17 +116,10 @@ func (p *Publisher) failed(err error, pause time.Duration) {
 	p.log.Debug("broker still away", "error", err, "retry_in_ms", pause.Milliseconds())
 }
 
-// lasting names what keeps us from a broker that is there, "" where there seems to be none.
+// lasting is what keeps us from a broker that is there, "" where there seems to be none.
 func lasting(err error) string {
-	var refused *amqp.Error
-	var waited net.Error
-	switch {
-	case errors.As(err, &refused) && refused.Code == amqp.AccessRefused:
-		return "it refuses the user or the password"
-	case errors.As(err, &refused) && refused.Code == amqp.NotAllowed:
-		return "it refuses the virtual host"
-	case errors.As(err, &waited) && waited.Timeout():
-		return "something there does not answer"
+	if e, ok := errors.AsType[*awayError](err); ok && e.there {
+		return "it " + e.reason
 	}
 	return ""
 }

@@ -51,10 +51,12 @@ func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, st
 		patience: c.ConfirmTimeout,
 	}
 	if l.amqp, err = amqp.DialConfig(url, l.settings(ctx, c)); err != nil {
+		var onWire error
 		if l.conn != nil {
+			onWire = l.conn.failure()
 			l.conn.Close()
 		}
-		return nil, fmt.Errorf("broker %s: %w", l.broker, err)
+		return nil, away(l.broker, err, onWire)
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	closed := l.amqp.NotifyClose(make(chan *amqp.Error, 1))
@@ -148,7 +150,7 @@ func (l *link) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		return fmt.Errorf("broker %s: %w", l.broker, l.cause)
+		return away(l.broker, l.cause, l.conn.failure())
 	}
 	return fmt.Errorf("broker %s: the connection is closed", l.broker)
 }

@@ -1,0 +1,83 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// awayError is why there is no connection to a broker, in the operator's words: the same cause has the same text each time,
+// without the ephemeral ports that system calls tell of, so that a state is told once.
+type awayError struct {
+	broker string // host:port
+	reason string
+	there  bool // something is, and waiting does not mend it
+	err    error
+}
+
+func (e *awayError) Error() string { return "broker " + e.broker + " " + e.reason }
+func (e *awayError) Unwrap() error { return e.err }
+
+// away explains err, which the client library gave. onWire is what the socket's first failure was, nil where it had none: the
+// library takes any end of the handshake for a refusal.
+func away(broker string, err, onWire error) *awayError {
+	e := &awayError{broker: broker, err: err}
+	e.reason, e.there = explain(err, onWire)
+	return e
+}
+
+func explain(err, onWire error) (reason string, there bool) {
+	var told *amqp.Error
+	byName := errors.As(err, &told)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "was not waited for", false
+	case timedOut(onWire):
+		return "takes the connection and does not answer", true
+	case errors.Is(err, amqp.ErrVhost):
+		return "refuses the virtual host, or the user's access to it", true
+	case byName && told.Code == amqp.AccessRefused:
+		return "refuses the user or the password", true
+	case byName && told.Code == amqp.NotAllowed:
+		return "refuses the virtual host, or the user's access to it", true
+	case byName && told.Server:
+		return fmt.Sprintf("closed the connection: %d %s", told.Code, told.Reason), true
+	case onWire == nil && byName && (told.Code == amqp.FrameError || told.Code == amqp.SyntaxError),
+		errors.Is(err, amqp.ErrSyntax), errors.Is(err, amqp.ErrFrame), errors.Is(err, amqp.ErrUnexpectedFrame):
+		return "does not speak AMQP 0-9-1: is that its port, without TLS?", true
+	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), errors.Is(onWire, syscall.ECONNRESET), errors.Is(onWire, syscall.EPIPE):
+		return "closed the connection", false
+	case onWire != nil:
+		return wireReason(onWire), false
+	}
+	return wireReason(err), false
+}
+
+// wireReason is what a system call failed of.
+func wireReason(err error) string {
+	var errno syscall.Errno
+	var name *net.DNSError
+	switch {
+	case timedOut(err):
+		return "does not answer"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "is not there: connection refused"
+	case errors.As(err, &name) && name.IsNotFound:
+		return "cannot be found: no such host"
+	case errors.As(err, &name):
+		return "cannot be found: the name server does not answer"
+	case errors.As(err, &errno):
+		return "is not to be reached: " + errno.Error()
+	}
+	return "is not to be reached: " + err.Error()
+}
+
+func timedOut(err error) bool {
+	var waited net.Error
+	return errors.As(err, &waited) && waited.Timeout()
+}

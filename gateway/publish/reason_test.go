@@ -1,0 +1,69 @@
+package publish
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/faultnet"
+	"lsmtpd/gateway/internal/rabbit"
+)
+
+// peer listens on a port of its own and does so with each connection.
+func peer(t *testing.T, do func(net.Conn)) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+			do(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) {
+	broker := rabbit.Shared(t).Addr()
+	free, err := faultnet.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: free}).String()
+	for _, c := range []struct {
+		name, login, addr, vhost, reason string
+		lasting                          bool
+	}{
+		{"nobody listens", "guest:guest", nobody, "", "is not there: connection refused", false},
+		{"wrong password", "guest:s3cret", broker, "", "refuses the user or the password", true},
+		{"no such virtual host", "guest:guest", broker, "none", "refuses the virtual host, or the user's access to it", true},
+		{"it stays silent", "guest:guest", peer(t, func(net.Conn) {}), "", "takes the connection and does not answer", true},
+		{"it closes at once", "guest:guest", peer(t, func(c net.Conn) { c.Close() }), "", "closed the connection", false},
+		{"it speaks SMTP", "guest:guest", peer(t, func(c net.Conn) { c.Write([]byte("220 mx.example.org ESMTP\r\n")) }), "",
+			"does not speak AMQP 0-9-1: is that its port, without TLS?", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			settings := settings("amqp://" + c.login + "@" + c.addr + "/" + c.vhost)
+			if c.name == "it stays silent" {
+				settings.ConnectTimeout = 100 * time.Millisecond
+			}
+			for range 2 {
+				_, err := dial(t.Context(), settings, settings.URLs[0], nil)
+				if want := "broker " + c.addr + " " + c.reason; err == nil || err.Error() != want {
+					t.Errorf("error %v\nwant  %s", err, want)
+				}
+				if told := lasting(err); (told != "") != c.lasting || c.lasting && !strings.HasSuffix(told, c.reason) {
+					t.Errorf("lasting: %q", told)
+				}
+			}
+		})
+	}
+}
