@@ -17,7 +17,7 @@ import (
 	"lsmtpd/routes/config"
 )
 
-// adminPatience is how long an answer under way may take once its socket is replaced.
+// adminPatience is how long an answer under way may take once the daemon stops.
 const adminPatience = 5 * time.Second
 
 // adminSocket serves the operator's handler on the socket that the table names.
@@ -25,6 +25,8 @@ type adminSocket struct {
 	handler http.Handler // set before the first Apply
 	log     *slog.Logger
 	serving sync.WaitGroup
+	ending  context.Context // ends: what is still answered is cut
+	end     context.CancelFunc
 
 	// owned by Apply
 	path   string // of the socket in use; "" where there is none
@@ -85,14 +87,15 @@ func bindAdmin(path string) (*listen.UnixSocket, error) {
 	return listen.Unix(path, 0o600)
 }
 
-// Commit serves the new socket; the old one finishes what it answers, which may be the call that asked for this.
+// Commit serves the new socket; the old one finishes what it answers: the call that asked for this, perhaps, and a tail that
+// goes on for days.
 func (c *adminChange) Commit() {
 	if c.keep {
 		return
 	}
 	a := c.admin
 	if old := a.server; old != nil {
-		a.serving.Go(func() { shut(old) })
+		a.serving.Go(func() { shut(a.ending, old) })
 	}
 	a.path, a.server = c.path, nil
 	if c.socket == nil {
@@ -116,15 +119,17 @@ func (c *adminChange) Abort() {
 
 // close stops serving.
 func (a *adminSocket) close() {
+	timer := time.AfterFunc(adminPatience, a.end)
+	defer timer.Stop()
 	if a.server != nil {
-		shut(a.server)
+		shut(a.ending, a.server)
 	}
 	a.serving.Wait()
+	a.end()
 }
 
-func shut(s *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), adminPatience)
-	defer cancel()
+// shut takes no more requests, and cuts those under way when ctx ends.
+func shut(ctx context.Context, s *http.Server) {
 	if s.Shutdown(ctx) != nil {
 		s.Close()
 	}

@@ -46,7 +46,7 @@ func (p *program) tailDaemon(t *tail, client *admin.Client) error {
 	case ctx.Err() != nil, errors.Is(err, errEnough):
 		return nil
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the daemon has stopped, or closed this socket")
+		return errors.New("the daemon has stopped")
 	}
 	return err
 }
