@@ -187,6 +187,7 @@ var placed = regexp.MustCompile(`^\S+lsmtpd\.yaml:[1-9]\d*:[1-9]\d*: `)
 func snapshot(h *house) Status {
 	s := h.Status()
 	s.Broker.Retry, s.Broker.Error = nil, ""
+	s.Process = ProcessStatus{}
 	return s
 }
 

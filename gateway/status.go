@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"cmp"
+	"os"
+	"runtime/metrics"
 	"slices"
 	"time"
 
@@ -17,6 +19,22 @@ type Status struct {
 	Draining  []DrainingStatus `json:"draining,omitempty"`
 	Broker    publish.Status   `json:"broker"`
 	Spools    []spool.Status   `json:"spools"` // the one in use first; others are replayed until they are empty
+	Process   ProcessStatus    `json:"process"`
+}
+
+// ProcessStatus is what the process needs of its machine.
+type ProcessStatus struct {
+	PID         int    `json:"pid"`
+	Goroutines  uint64 `json:"goroutines"`
+	Heap        uint64 `json:"heap_octets"` // that the last garbage collection left
+	Descriptors int    `json:"descriptors"` // open; 0 where the system does not tell
+}
+
+func process() ProcessStatus {
+	figures := []metrics.Sample{{Name: "/sched/goroutines:goroutines"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(figures)
+	open, _ := os.ReadDir("/proc/self/fd")
+	return ProcessStatus{os.Getpid(), figures[0].Value.Uint64(), figures[1].Value.Uint64(), len(open)}
 }
 
 // ListenerStatus is one listener. Its counts go on across reloads as long as its name stays.
@@ -60,7 +78,7 @@ func (g *Gateway) draining(now *running) []DrainingStatus {
 
 // Status returns the present state. Apply must have been called.
 func (g *Gateway) Status() Status {
-	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status()}
+	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status(), Process: process()}
 	bound, sessions := g.sockets.Addresses(), g.sessions.byAddress()
 	running := g.running.Load()
 	s.Draining = g.draining(running)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway"
 	"lsmtpd/gateway/admin"
 	"lsmtpd/gateway/internal/daemon"
 	"lsmtpd/gateway/internal/rabbit"
@@ -259,6 +260,7 @@ func TestA_port_that_somebody_holds_rejects_the_whole_and_is_taken_by_itself_whe
 // steady is what of a status does not change by itself, or by what a rejected reload is told as.
 func steady(s admin.Status) admin.Status {
 	s.Broker.Exchanges = nil
+	s.Process = gateway.ProcessStatus{}
 	s.Config.Degraded, s.Config.Errors, s.Config.Reloads = false, nil, nil
 	return s
 }

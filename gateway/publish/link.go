@@ -51,9 +51,11 @@ func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, st
 		patience: c.ConfirmTimeout,
 	}
 	if l.amqp, err = amqp.DialConfig(url, l.settings(ctx, c)); err != nil {
-		var onWire error
-		if l.conn != nil {
+		onWire := ctx.Err() // it cuts the handshake
+		if l.conn != nil && onWire == nil {
 			onWire = l.conn.failure()
+		}
+		if l.conn != nil {
 			l.conn.Close()
 		}
 		return nil, away(l.broker, err, onWire)

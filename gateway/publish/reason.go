@@ -35,9 +35,9 @@ func explain(err, onWire error) (reason string, there bool) {
 	var told *amqp.Error
 	byName := errors.As(err, &told)
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(onWire, context.Canceled):
 		return "was not waited for", false
-	case timedOut(onWire):
+	case timedOut(onWire) && !dialing(err):
 		return "takes the connection and does not answer", true
 	case errors.Is(err, amqp.ErrVhost):
 		return "refuses the virtual host, or the user's access to it", true
@@ -75,6 +75,12 @@ func wireReason(err error) string {
 		return "is not to be reached: " + errno.Error()
 	}
 	return "is not to be reached: " + err.Error()
+}
+
+// dialing tells whether err is from before there was a connection.
+func dialing(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func timedOut(err error) bool {

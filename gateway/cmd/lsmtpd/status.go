@@ -76,7 +76,7 @@ func (f *flags) showHistory(ctx context.Context, client *admin.Client, asJSON bo
 // statusText is the status for a person, at the time now.
 func statusText(s admin.Status, now time.Time) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "lsmtpd %s, up %s\n\n", s.Version, age(s.Started, now))
+	fmt.Fprintf(&b, "lsmtpd %s, up %s, process %d\n\n", s.Version, age(s.Started, now), s.Process.PID)
 	fmt.Fprintf(&b, "broker  %s\n", brokerText(s.Broker, now))
 	for _, exchange := range slices.Sorted(maps.Keys(s.Broker.Exchanges)) {
 		fmt.Fprintf(&b, "        exchange %q is unusable, its mail is not published: %s\n", exchange, s.Broker.Exchanges[exchange])
