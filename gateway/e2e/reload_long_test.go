@@ -236,7 +236,7 @@ func TestA_write_that_is_cut_never_takes_a_listener_away(t *testing.T) {
 		must(t, f.Close())
 		eventually(t, "the whole is in force", func() bool {
 			reports := said(d.Daemon, "configuration applied")
-			return strings.Contains(reports[len(reports)-1].Text, fmt.Sprintf("mx%d.example.org", i))
+			return len(reports) > 0 && strings.Contains(reports[len(reports)-1].Text, fmt.Sprintf("mx%d.example.org", i))
 		})
 	}
 	if gone := said(d.Daemon, "listener removed"); gone != nil {

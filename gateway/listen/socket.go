@@ -16,8 +16,11 @@ import (
 // unixMode is whom a listener's Unix socket lets in: the daemon's user and group.
 const unixMode = 0o660
 
-// sweepWait is how long a socket that closes waits for clients half-way through their handshake.
-const sweepWait = 5 * time.Millisecond
+// How long a socket that closes waits for clients half-way through their handshake.
+const (
+	sweepPauses = 5
+	sweepPause  = time.Millisecond
+)
 
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
 const mostSwept = 1 << 16
@@ -154,10 +157,16 @@ func (s *Set) accept(sock *socket) {
 // sweep takes what the kernel has queued for a socket that closes: the close would reset it.
 func (s *Set) sweep(sock *socket) {
 	sock.deafen()
-	for range mostSwept {
+	for swept, pauses := 0, 0; swept < mostSwept; {
 		if !sock.queued() {
-			return
+			if pauses == sweepPauses {
+				return
+			}
+			pauses++
+			time.Sleep(sweepPause) // in the kernel it would hold a thread for each socket that closes
+			continue
 		}
+		swept++
 		sock.SetDeadline(time.Now().Add(time.Second)) // it does not wait: there is a connection
 		c, err := sock.Accept()
 		if err != nil {
@@ -190,7 +199,7 @@ func (sock *socket) deafen() {
 	})
 }
 
-// queued tells whether a connection waits to be accepted, or does so within sweepWait. Only poll(2) tells it without taking it.
+// queued tells whether a connection waits to be accepted. Only poll(2) tells it without a wait.
 func (sock *socket) queued() bool {
 	raw, err := sock.SyscallConn()
 	if err != nil {
@@ -198,7 +207,7 @@ func (sock *socket) queued() bool {
 	}
 	ready := 0
 	err = raw.Control(func(fd uintptr) {
-		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(sweepWait/time.Millisecond))
+		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	})
 	return err == nil && ready > 0
 }
