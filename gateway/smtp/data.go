@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	firstRoom = 16 << 10 // octets for a mail whose size is not known
-	maxRoom   = 1 << 20  // octets for a mail whose size is only promised; it grows as they come
+	firstHold = 64 << 10 // octets reserved for a mail whose size is not known
+	firstRoom = 16 << 10 // octets made ready for it
+	maxRoom   = 1 << 30  // octets for a mail whose size is only promised, where no limit bounds it
 	minRoom   = 1 << 10  // octets worth a read
 
 	maxHops   = 100 // Received fields: more are a loop (RFC 5321 section 6.3)
@@ -35,15 +36,20 @@ func (s *Session) data(ctx context.Context, _ string) (Reply, error) {
 	if !r.IsZero() {
 		return r, nil
 	}
+	hold, err := s.settings.Memory.Hold(ctx, s.reservation(len(prefix)))
+	if err != nil {
+		return exhausted(err)
+	}
+	content := memory.NewContent(prefix, s.room(), hold)
+	defer content.Release()
 	if err := s.say(replyStart); err != nil {
 		return Reply{}, err
 	}
 	s.command = "."
-	content := memory.NewContent(prefix, s.room())
-	defer content.Release()
-	if r, err := s.receive(content); err != nil || !r.IsZero() {
+	if r, err := s.receive(ctx, content); err != nil || !r.IsZero() {
 		return r, err
 	}
+	content.Fit()
 	r = s.transaction.Data(context.WithoutCancel(ctx), content)[0]
 	if !r.Refuses() {
 		s.errors, s.idle = 0, 0
@@ -59,9 +65,25 @@ func (s *Session) room() int {
 	return int(min(s.params.Size, maxRoom)) + minRoom
 }
 
+// reservation returns how many octets to hold before they come.
+func (s *Session) reservation(prefix int) int64 {
+	if s.params.Size == 0 {
+		return firstHold
+	}
+	return int64(memory.Capacity(prefix + s.room()))
+}
+
+// exhausted tells what is answered where memory was not to be had: nothing where the session's end was in the way.
+func exhausted(err error) (Reply, error) {
+	if errors.Is(err, memory.ErrExhausted) {
+		return replyNoMemory, nil
+	}
+	return Reply{}, err
+}
+
 // receive reads the content to its end, straight into its buffer. It returns what is wrong with it, if anything is; content
 // is of no use then.
-func (s *Session) receive(content *memory.Content) (Reply, error) {
+func (s *Session) receive(ctx context.Context, content *memory.Content) (Reply, error) {
 	limit := s.settings.SizeLimit
 	if limit == 0 {
 		limit = math.MaxInt64 / 2
@@ -69,9 +91,16 @@ func (s *Session) receive(content *memory.Content) (Reply, error) {
 	defer func() { s.wire.until = time.Time{} }()
 	u := unstuffer{endings: s.settings.LineEndings}
 	var size int64
-	held := 0 // octets that decode shall see again: a CR, or none
+	var refusal Reply // what the client hears at the end of data, if that is near
+	held := 0         // octets that decode shall see again: a CR, or none
 	for done := false; !done; {
-		room := content.Room(minRoom)
+		if err := content.Grow(ctx, minRoom); err != nil {
+			if refusal, err = exhausted(err); err != nil {
+				return Reply{}, err
+			}
+			s.drain(content)
+		}
+		room := content.Room()
 		src := u.landing(room)
 		if held > 0 {
 			src[0] = '\r'
@@ -92,17 +121,17 @@ func (s *Session) receive(content *memory.Content) (Reply, error) {
 		if size > limit+limit/2 {
 			return Reply{}, ErrTooLarge
 		}
-		if size > limit {
-			// The client hears of it at the end of data, if that is near.
+		switch {
+		case size > limit && refusal != replyTooLarge:
+			refusal = replyTooLarge
+			s.drain(content)
+		case !refusal.IsZero():
 			content.Truncate(0)
-			if s.wire.until.IsZero() {
-				s.wire.until = time.Now().Add(drainTime)
-			}
 		}
 	}
 	switch {
-	case size > limit:
-		return replyTooLarge, nil
+	case !refusal.IsZero():
+		return refusal, nil
 	case size == 0:
 		return replyEmpty, nil
 	case u.bare && u.endings == RejectBare:
@@ -111,6 +140,14 @@ func (s *Session) receive(content *memory.Content) (Reply, error) {
 		return replyLoop, nil
 	}
 	return Reply{}, nil
+}
+
+// drain has what follows of the content thrown away, for a time.
+func (s *Session) drain(content *memory.Content) {
+	content.Discard()
+	if s.wire.until.IsZero() {
+		s.wire.until = time.Now().Add(drainTime)
+	}
 }
 
 // lost tells why the end of data was not reached.

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -70,10 +71,10 @@ func receiveAll(octets string, s *Settings, seed uint64) received {
 	if seed > 0 && seed%2 == 0 && session.wire.fill() != nil {
 		return received{err: ErrLost}
 	}
-	content := memory.NewContent([]byte("prefix"), 16)
+	content := memory.NewContent([]byte("prefix"), 16, nil)
 	defer content.Release()
 	var r received
-	r.reply, r.err = session.receive(content)
+	r.reply, r.err = session.receive(context.Background(), content)
 	r.content = string(content.Body())
 	r.rest = string(session.wire.received()) + conn.octets
 	if got := content.Octets()[:len("prefix")]; string(got) != "prefix" {

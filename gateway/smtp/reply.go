@@ -78,6 +78,7 @@ var (
 	replyBadParam    = Reply{Code: 501, Enhanced: "5.5.4", Text: "Bad value of a parameter"}
 	replyTooLarge    = Reply{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit"}
 	replyFarTooLarge = Reply{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit", Close: true}
+	replyNoMemory    = Reply{Code: 452, Enhanced: "4.3.1", Text: "Out of memory for messages"}
 	replyTooManyTo   = Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many recipients"}
 	replyBareInner   = Reply{Code: 550, Enhanced: "5.6.0", Text: "Bare CR or LF in the message"}
 	replyEmpty       = Reply{Code: 554, Enhanced: "5.6.0", Text: "No message"}

@@ -1,6 +1,10 @@
 package smtp
 
-import "time"
+import (
+	"time"
+
+	"lsmtpd/gateway/memory"
+)
 
 // LineEndings says what becomes of a bare CR or LF in DATA, and of a bare LF that ends a command.
 type LineEndings int
@@ -19,4 +23,5 @@ type Settings struct {
 	MaxRecipients int           // 0 is no limit
 	Timeout       time.Duration // longest silence of the client; 0 is no limit
 	LineEndings   LineEndings
+	Memory        *memory.Share // content is held against it; nil: no limit
 }
