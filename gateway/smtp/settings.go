@@ -1,6 +1,9 @@
 package smtp
 
-import "time"
+import (
+	"crypto/tls"
+	"time"
+)
 
 // LineEndings says what becomes of a bare CR or LF in DATA, and of a bare LF that ends a command.
 type LineEndings int
@@ -19,4 +22,8 @@ type Settings struct {
 	MaxRecipients int           // 0 is no limit
 	Timeout       time.Duration // longest silence of the client; 0 is no limit
 	LineEndings   LineEndings
+	TLS           *tls.Config // nil: not offered
+	ImplicitTLS   bool        // handshake before the greeting
+	Auth          bool        // AUTH is offered …
+	AuthPlaintext bool        // … also without TLS
 }
