@@ -67,7 +67,7 @@ func delivery() *mail.Delivery {
 	return &mail.Delivery{
 		ID: id, Envelope: &mail.Envelope{ID: id, Listener: "in", ReceivedAt: time.Now()},
 		Recipients: []address.Address{{Local: "bob", Domain: "example.com"}},
-		Exchange:   "x", Format: mail.JSON, Content: memory.NewContent([]byte("x\r\n"), 0),
+		Exchange:   "x", Format: mail.JSON, Content: memory.NewContent([]byte("x\r\n"), 0, nil),
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // sized is a delivery of n octets.
 func sized(n int) *mail.Delivery {
 	d := delivery()
-	d.Format, d.Content = mail.Raw, memory.NewContent([]byte(strings.Repeat("x", n)), 0)
+	d.Format, d.Content = mail.Raw, memory.NewContent([]byte(strings.Repeat("x", n)), 0, nil)
 	return d
 }
 

@@ -145,8 +145,8 @@ func (c *content) UnmarshalJSON(quoted []byte) error {
 		return nil
 	}
 	c.release()
-	c.mail = memory.NewContent(nil, len(quoted))
-	room := c.mail.Room(len(quoted))
+	c.mail = memory.NewContent(nil, len(quoted), nil)
+	room := c.mail.Room()
 	b, err := appendUnescaped(room[:0], quoted[1:len(quoted)-1])
 	c.mail.Extend(len(b))
 	return err
@@ -202,8 +202,8 @@ func codeUnit(s []byte) rune {
 
 func decodeBase64(text []byte) (*memory.Content, error) {
 	n := base64.StdEncoding.DecodedLen(len(text))
-	c := memory.NewContent(nil, n)
-	n, err := base64.StdEncoding.Decode(c.Room(n), text)
+	c := memory.NewContent(nil, n, nil)
+	n, err := base64.StdEncoding.Decode(c.Room(), text)
 	if err != nil {
 		c.Release()
 		return nil, fmt.Errorf("email_content: %w", err)

@@ -23,8 +23,8 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func contentOf(t testing.TB, octets []byte) *memory.Content {
-	c := memory.NewContent(nil, len(octets))
-	c.Extend(copy(c.Room(len(octets)), octets))
+	c := memory.NewContent(nil, len(octets), nil)
+	c.Extend(copy(c.Room(), octets))
 	t.Cleanup(c.Release)
 	return c
 }

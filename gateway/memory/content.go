@@ -1,52 +1,31 @@
-// Package memory holds the octets of mail: buffers that are pooled, counted by references and given back once.
-// It does not know what a mail is.
 package memory
 
 import (
-	"math/bits"
-	"sync"
+	"context"
 	"sync/atomic"
 )
 
-const (
-	minClass = 13 // 8 KiB: the smallest buffer worth pooling
-	maxClass = 22 // 4 MiB: larger ones are left to the garbage collector
-)
-
-var pools [maxClass + 1]sync.Pool
-
-// Buffer returns an empty slice with room for at least n octets, from a pool where one fits.
-func Buffer(n int) []byte {
-	class := max(bits.Len(uint(max(n, 1)-1)), minClass)
-	if class > maxClass {
-		return make([]byte, 0, n)
-	}
-	if b, ok := pools[class].Get().(*[]byte); ok {
-		return (*b)[:0]
-	}
-	return make([]byte, 0, 1<<class)
-}
-
-// Recycle gives a buffer back. The caller must hold the only reference to it.
-func Recycle(b []byte) {
-	class := bits.Len(uint(cap(b))) - 1
-	if class < minClass || class > maxClass || cap(b) != 1<<class {
-		return
-	}
-	pools[class].Put(&b)
-}
-
 // Content is the octets of one mail. Whoever writes it owns it alone; after that it is shared by counted references and not changed.
 type Content struct {
-	octets []byte
-	prefix int
-	refs   atomic.Int32
+	octets   []byte
+	prefix   int
+	hold     *Hold
+	reserved int64 // of hold, from the beginning: kept until Fit
+	held     int64 // of hold, for octets
+	refs     atomic.Int32
 }
 
-// NewContent returns a Content that begins with prefix (the Received field, which no size limit counts) and has room for
-// size octets behind it. Its one reference is the caller's.
-func NewContent(prefix []byte, size int) *Content {
-	c := &Content{octets: append(Buffer(len(prefix)+size), prefix...), prefix: len(prefix)}
+// NewContent returns a Content that begins with prefix (the Received field, which no size limit counts) and makes ready for
+// size octets behind it, as far as they are held. It owns h, which may be nil, from now on. Its one reference is the caller's.
+func NewContent(prefix []byte, size int, h *Hold) *Content {
+	c := &Content{prefix: len(prefix), hold: h}
+	n := Capacity(len(prefix) + size)
+	if h != nil {
+		c.reserved = h.held()
+		c.held = c.reserved
+		n = max(min(n, floor(c.held)), Capacity(len(prefix)))
+	}
+	c.octets = append(Buffer(n), prefix...)
 	c.refs.Store(1)
 	return c
 }
@@ -57,15 +36,49 @@ func (c *Content) Octets() []byte { return c.octets }
 // Body returns what the client sent, the prefix left out.
 func (c *Content) Body() []byte { return c.octets[c.prefix:] }
 
-// Room returns the free octets behind the content, at least n: the buffer is replaced by a larger one where it must be.
-func (c *Content) Room(n int) []byte {
-	if cap(c.octets)-len(c.octets) < n {
-		grown := append(Buffer(max(2*cap(c.octets), len(c.octets)+n)), c.octets...)
-		Recycle(c.octets)
-		c.octets = grown
+// Hold returns what the octets are held with, for whoever needs more for this mail: the encoded payload.
+func (c *Content) Hold() *Hold { return c.hold }
+
+// Grow makes Room for at least n octets, where it must in a larger buffer, for which it may wait as Hold.Grow does. After an
+// error the content is what it was.
+func (c *Content) Grow(ctx context.Context, n int) error {
+	if cap(c.octets)-len(c.octets) >= n {
+		return nil
 	}
-	return c.octets[len(c.octets):cap(c.octets)]
+	size := Capacity(max(len(c.octets)+n, cap(c.octets)+step(cap(c.octets))))
+	need := int64(size)
+	if !mapped(c.octets) {
+		need += int64(cap(c.octets)) // both are there while the octets are copied
+	}
+	if need > c.held {
+		if err := c.hold.Grow(ctx, need-c.held); err != nil {
+			return err
+		}
+		c.held = need
+	}
+	c.octets = resize(c.octets, size)
+	c.giveBack(max(int64(size), c.reserved))
+	return nil
 }
+
+// step is by how much a buffer of n octets grows: a pooled one doubles, a mapped one is not copied, and so may grow by less.
+func step(n int) int {
+	if n <= maxPooled {
+		return n
+	}
+	return max(n/4, 1<<20)
+}
+
+// giveBack keeps n octets of the hold.
+func (c *Content) giveBack(n int64) {
+	if c.held > n {
+		c.hold.Shrink(c.held - n)
+		c.held = n
+	}
+}
+
+// Room returns the free octets behind the content.
+func (c *Content) Room() []byte { return c.octets[len(c.octets):cap(c.octets)] }
 
 // Extend takes the first n octets of Room into the content.
 func (c *Content) Extend(n int) { c.octets = c.octets[:len(c.octets)+n] }
@@ -73,18 +86,37 @@ func (c *Content) Extend(n int) { c.octets = c.octets[:len(c.octets)+n] }
 // Truncate cuts Body to n octets.
 func (c *Content) Truncate(n int) { c.octets = c.octets[:c.prefix+n] }
 
+// Fit tells that the content is whole: what it did not need is given back.
+func (c *Content) Fit() {
+	if size := Capacity(len(c.octets)); mapped(c.octets) && size < cap(c.octets) {
+		c.octets = resize(c.octets, max(size, maxPooled+pageSize))
+	}
+	c.giveBack(int64(cap(c.octets)))
+}
+
+// Discard empties Body and gives back all but the smallest buffer: what follows is read and thrown away.
+func (c *Content) Discard() {
+	small := append(Buffer(c.prefix), c.octets[:c.prefix]...)
+	Recycle(c.octets)
+	c.octets = small
+	c.reserved = 0
+	c.giveBack(int64(cap(small)))
+}
+
 // Retain adds a reference and returns c.
 func (c *Content) Retain() *Content {
 	c.refs.Add(1)
 	return c
 }
 
-// Release gives up a reference; the last one gives the buffer back. To release more often than retained is a bug, and panics.
+// Release gives up a reference; the last one gives the buffer back, and what was held. To release more often than retained is a
+// bug, and panics.
 func (c *Content) Release() {
 	switch n := c.refs.Add(-1); {
 	case n == 0:
 		Recycle(c.octets)
 		c.octets = nil
+		c.hold.Release()
 	case n < 0:
 		panic("memory: content released twice")
 	}

@@ -55,8 +55,8 @@ func start(t testing.TB, c *config.AMQP) *Publisher {
 // delivery is a mail to exchange that nobody else holds.
 func delivery(exchange, key string) *mail.Delivery {
 	id := uuid.New()
-	content := memory.NewContent(nil, 64)
-	content.Extend(copy(content.Room(64), "Subject: test\r\n\r\n"+id.String()+"\r\n"))
+	content := memory.NewContent(nil, 64, nil)
+	content.Extend(copy(content.Room(), "Subject: test\r\n\r\n"+id.String()+"\r\n"))
 	to := address.Address{Local: "to", Domain: "example.com"}
 	return &mail.Delivery{
 		ID:         id,

@@ -13,7 +13,7 @@ import (
 const patience = 10 * time.Second
 
 func waitingTicket(id string) *Ticket {
-	return &Ticket{id: id, content: memory.NewContent(nil, 1), sent: make(chan sent, 1)}
+	return &Ticket{id: id, content: memory.NewContent(nil, 1, nil), sent: make(chan sent, 1)}
 }
 
 func TestAQueueIsFirstInFirstOutAndNeverOverItsLimit(t *testing.T) {

@@ -20,25 +20,27 @@ const (
 	bare     flags = 1 << iota // takes no argument
 	idle                       // brings no mail forward: counted, and an error after freeIdle of them
 	pardoned                   // its refusals are no errors of the client; what is, run counts itself
+	barred                     // runs for a client that was not admitted too
 )
 
 var commands = [...]command{
 	{"MAIL", (*Session).mail, 0},
 	{"RCPT", (*Session).rcpt, pardoned},
 	{"DATA", (*Session).data, bare},
-	{"QUIT", answer(replyBye), bare},
+	{"BDAT", (*Session).bdat, barred},
+	{"QUIT", answer(replyBye), bare | barred},
 	{"RSET", (*Session).rset, bare | idle},
 	{"EHLO", (*Session).ehlo, idle},
 	{"HELO", (*Session).helo, idle},
+	{"LHLO", (*Session).lhlo, idle},
 	{"NOOP", answer(replyOK), idle},
 	{"VRFY", answer(replyVrfy), idle},
 	{"HELP", answer(replyHelp), idle},
 	{"EXPN", answer(replyNotHere), 0},
 	{"ETRN", answer(replyNotHere), 0},
 	{"TURN", answer(replyNotHere), 0},
-	{"STARTTLS", answer(replyNotHere), 0},
-	{"AUTH", answer(replyNotHere), 0},
-	{"BDAT", answer(replyNotHere), 0},
+	{"STARTTLS", (*Session).starttls, bare},
+	{"AUTH", (*Session).auth, 0},
 }
 
 // What is done about lines that hold none of the commands.
@@ -91,28 +93,63 @@ func (s *Session) rset(context.Context, string) (Reply, error) {
 }
 
 func (s *Session) helo(_ context.Context, arg string) (Reply, error) {
-	if !s.hello(arg, "SMTP") {
+	switch {
+	case s.settings.LMTP:
+		return replyLHLO, nil
+	case !s.hello(arg, "SMTP"):
 		return replyBadHelo, nil
 	}
 	return Reply{Code: 250, Text: s.settings.Hostname}, nil
 }
 
 func (s *Session) ehlo(_ context.Context, arg string) (Reply, error) {
-	if !s.hello(arg, "ESMTP") {
+	switch {
+	case s.settings.LMTP:
+		return replyLHLO, nil
+	case !s.hello(arg, "ESMTP"):
 		return replyBadHelo, nil
 	}
+	return s.extensions(), nil
+}
+
+// lhlo is LMTP's EHLO (RFC 2033 section 4.1).
+func (s *Session) lhlo(_ context.Context, arg string) (Reply, error) {
+	switch {
+	case !s.settings.LMTP:
+		return replyUnknown, nil
+	case !s.hello(arg, "LMTP"):
+		return replyBadHelo, nil
+	}
+	return s.extensions(), nil
+}
+
+// extensions tells what is on offer at this moment of the session.
+func (s *Session) extensions() Reply {
 	size := "SIZE"
 	if s.settings.SizeLimit > 0 {
 		size += " " + strconv.FormatInt(s.settings.SizeLimit, 10)
 	}
-	return Reply{Code: 250, Text: strings.Join([]string{
+	lines := []string{
 		s.settings.Hostname,
 		"PIPELINING",
 		size,
 		"8BITMIME",
 		"SMTPUTF8",
+		"CHUNKING",
+		"BINARYMIME",
 		"ENHANCEDSTATUSCODES",
-	}, "\n")}, nil
+		"DSN",
+	}
+	if most := s.settings.MaxRecipients; most > 0 {
+		lines = append(lines, "LIMITS RCPTMAX="+strconv.Itoa(most))
+	}
+	if s.settings.TLS != nil && s.client.TLS == "" {
+		lines = append(lines, "STARTTLS")
+	}
+	if s.mayAuth() {
+		lines = append(lines, "AUTH PLAIN LOGIN")
+	}
+	return Reply{Code: 250, Text: strings.Join(lines, "\n")}
 }
 
 // hello notes the client's name, and forgets a mail under way. A bad name changes nothing (RFC 5321 section 4.1.4).
@@ -120,11 +157,28 @@ func (s *Session) hello(name, protocol string) bool {
 	if !validHelo(name) {
 		return false
 	}
+	s.protocol = protocol
 	s.reset()
 	s.client.Helo = name
-	s.client.Protocol = protocol
-	s.protocol = protocol
 	return true
+}
+
+// with names the protocol of the mail under way as Received has it (RFC 3848, RFC 6531 section 4.3). HELO's has no variants.
+func (s *Session) with() string {
+	protocol := s.protocol
+	switch {
+	case s.params.SMTPUTF8:
+		protocol = "UTF8" + strings.TrimPrefix(protocol, "E")
+	case protocol != "ESMTP" && protocol != "LMTP":
+		return protocol
+	}
+	if s.client.TLS != "" {
+		protocol += "S"
+	}
+	if s.client.User != "" {
+		protocol += "A"
+	}
+	return protocol
 }
 
 // validHelo tells whether name is made as domains and address literals are. It asks for no more: what clients call

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -70,10 +71,14 @@ func receiveAll(octets string, s *Settings, seed uint64) received {
 	if seed > 0 && seed%2 == 0 && session.wire.fill() != nil {
 		return received{err: ErrLost}
 	}
-	content := memory.NewContent([]byte("prefix"), 16)
+	content := memory.NewContent([]byte("prefix"), 16, nil)
 	defer content.Release()
+	session.content = content
+	session.lines = unstuffer{endings: s.LineEndings}
 	var r received
-	r.reply, r.err = session.receive(content)
+	if r.err = session.receive(context.Background()); r.err == nil {
+		r.reply = session.verdict()
+	}
 	r.content = string(content.Body())
 	r.rest = string(session.wire.received()) + conn.octets
 	if got := content.Octets()[:len("prefix")]; string(got) != "prefix" {

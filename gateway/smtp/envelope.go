@@ -14,16 +14,23 @@ import (
 type envelope struct {
 	transaction Transaction // nil outside of a mail
 	params      MailParams
-	tried       int // RCPT commands
-	accepted    int // of them
+	tried       int  // RCPT commands
+	accepted    int  // of them
+	chunked     bool // its content comes by BDAT: nothing else may follow
+	spoiled     bool // a chunk of it failed: none is kept any more
+	incoming
 }
 
 // reset forgets the mail under way. Every way out of a mail comes through here: a recipient left behind would get the
 // next mail, which may be another tenant's.
 func (s *Session) reset() {
-	t := s.transaction
+	t, content := s.transaction, s.content
 	s.envelope = envelope{}
-	s.client.Protocol = s.protocol
+	s.wire.pace = pace{}
+	s.client.Protocol = s.with()
+	if content != nil {
+		content.Release()
+	}
 	if t != nil {
 		t.Close()
 	}
@@ -57,15 +64,14 @@ func (s *Session) mail(ctx context.Context, arg string) (Reply, error) {
 	if limit := s.settings.SizeLimit; limit > 0 && p.Size > limit {
 		return replyTooLarge, nil
 	}
-	if p.SMTPUTF8 {
-		s.client.Protocol = "UTF8SMTP" // RFC 6531 section 4.3
-	}
+	s.params = p
+	s.client.Protocol = s.with()
 	t, r := s.handler.Mail(ctx, &s.client, from, p)
 	if !r.IsZero() {
 		s.reset()
 		return r, nil
 	}
-	s.transaction, s.params = t, p
+	s.transaction = t
 	return replyMail, nil
 }
 
@@ -73,6 +79,9 @@ func (s *Session) rcpt(ctx context.Context, arg string) (Reply, error) {
 	if s.transaction == nil {
 		// No error of the client's: a MAIL that was refused may have many a RCPT in its wake, pipelined.
 		return replyNeedMail, nil
+	}
+	if s.chunked {
+		return replyChunks, nil
 	}
 	s.tried++
 	to, p, r := s.parseRcpt(arg)
@@ -99,8 +108,11 @@ func (s *Session) parseRcpt(arg string) (to address.Address, p RcptParams, r Rep
 	if errors.Is(err, address.ErrBrackets) {
 		return to, p, replyRcptForm
 	}
-	if p, r = parseParams[RcptParams](rest, nil); !r.IsZero() {
+	if p, r = parseParams(rest, rcptKeywords); !r.IsZero() {
 		return to, p, r
+	}
+	if !s.params.SMTPUTF8 && !address.IsASCII(p.ORcpt) {
+		return to, p, replyBadParam
 	}
 	if errors.Is(err, address.ErrNoDomain) && strings.EqualFold(to.Local, "postmaster") {
 		to, err = address.Parse("postmaster@" + s.settings.Hostname) // RFC 5321 section 4.5.1
@@ -132,6 +144,13 @@ var mailKeywords = []keyword[MailParams]{
 	{"SIZE", addSize},
 	{"BODY", addBody},
 	{"SMTPUTF8", addSMTPUTF8},
+	{"RET", addRet},
+	{"ENVID", addEnvID},
+}
+
+var rcptKeywords = []keyword[RcptParams]{
+	{"NOTIFY", addNotify},
+	{"ORCPT", addORcpt},
 }
 
 // parseParams reads what stands behind a path, each keyword once (RFC 5321 section 4.1.2).
@@ -166,16 +185,13 @@ func addSize(p MailParams, value string) (MailParams, Reply) {
 	return p, Reply{}
 }
 
-// addBody reads BODY (RFC 6152 section 2). BINARYMIME is not offered, and so not known.
+// addBody reads BODY (RFC 6152 section 2, RFC 3030 section 3).
 func addBody(p MailParams, value string) (MailParams, Reply) {
-	for _, known := range []string{"7BIT", "8BITMIME"} {
+	for _, known := range []string{"7BIT", "8BITMIME", "BINARYMIME"} {
 		if equalFold(value, known) {
 			p.Body = known
 			return p, Reply{}
 		}
-	}
-	if equalFold(value, "BINARYMIME") {
-		return p, replyParam
 	}
 	return p, replyBadParam
 }

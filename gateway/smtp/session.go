@@ -3,6 +3,7 @@ package smtp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,10 +35,12 @@ type Session struct {
 	// Owned by Serve.
 	barred   bool   // not admitted: nothing but QUIT
 	spoken   bool   // a line was received
-	protocol string // of the client's hello; "" before it
+	silent   bool   // the client expects TLS: nothing is said in clear
+	protocol string // of the client's hello: SMTP, ESMTP, LMTP; "" before it
 	command  string // what is being answered, for Handler.Refused
 	errors   int    // since the last accepted mail
 	idle     int    // commands that did nothing, since the last accepted mail
+	wrong    int    // credentials
 	envelope
 }
 
@@ -57,7 +60,7 @@ func NewSession(c net.Conn, s *Settings, h Handler) *Session {
 // or the connection's error. When ctx ends the connection is cut; a Transaction.Data under way is waited for.
 func (s *Session) Serve(ctx context.Context) error {
 	defer s.wire.close()
-	defer context.AfterFunc(ctx, func() { s.wire.conn.Close() })()
+	defer context.AfterFunc(ctx, func() { s.wire.socket.Close() })()
 
 	err := guard(func() error { return s.converse(ctx) })
 	// What a panicking Handler does when its transaction is closed, or when it is told of the last reply, is its affair too.
@@ -70,7 +73,7 @@ func (s *Session) Serve(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("serve session: %w", context.Cause(ctx))
-	case err == nil, err == io.EOF, err == errDraining:
+	case err == nil, err == io.EOF, errors.Is(err, errDraining):
 		return nil
 	}
 	return fmt.Errorf("serve session: %w", err)
@@ -81,7 +84,7 @@ func (s *Session) Serve(ctx context.Context) error {
 func (s *Session) Drain() {
 	s.drainOnce.Do(func() {
 		close(s.draining)
-		s.wire.conn.SetReadDeadline(time.Unix(1, 0)) // wakes a wait; wire.await asks leaving
+		s.wire.socket.SetReadDeadline(time.Unix(1, 0)) // wakes a wait; wire.await asks leaving
 	})
 }
 
@@ -113,7 +116,8 @@ func (s *Session) converse(ctx context.Context) error {
 	last, err := s.greet(ctx)
 	for !last && err == nil {
 		var line []byte
-		if line, err = s.line(); err == nil {
+		s.command = ""
+		if line, err = s.line(maxLine); err == nil {
 			last, err = s.obey(ctx, line)
 		}
 	}
@@ -122,6 +126,10 @@ func (s *Session) converse(ctx context.Context) error {
 
 // part says what there is left to say after err.
 func (s *Session) part(err error) {
+	if s.silent {
+		s.wire.linger()
+		return
+	}
 	if err != nil {
 		r := farewell(err)
 		if r.IsZero() || s.say(r) != nil {
@@ -135,7 +143,11 @@ func (s *Session) part(err error) {
 
 // greet says who is here, or why nobody is. last tells that it queued the session's last reply.
 func (s *Session) greet(ctx context.Context) (last bool, err error) {
+	s.silent = s.settings.ImplicitTLS
 	r := s.handler.Admit(ctx, &s.client)
+	if s.silent {
+		return s.greetInTLS(r)
+	}
 	early, err := s.wire.peek()
 	if drained := s.leaving(); drained != nil {
 		return false, drained
@@ -151,14 +163,35 @@ func (s *Session) greet(ctx context.Context) (last bool, err error) {
 	case early:
 		return false, ErrEarlyTalker
 	default:
-		r = Reply{Code: 220, Text: s.settings.Hostname + " ESMTP lsmtpd"}
+		r = s.greeting()
 	}
 	return r.Close, s.say(r)
 }
 
-// line waits for the next command line, which is valid until the next one.
-func (s *Session) line() ([]byte, error) {
-	s.command = ""
+// greetInTLS greets behind the handshake, or closes before it where refusal, which nobody could read, is not zero.
+func (s *Session) greetInTLS(refusal Reply) (last bool, err error) {
+	if !refusal.IsZero() {
+		s.handler.Refused(&s.client, "", refusal)
+		return true, nil
+	}
+	if err := s.handshake(ErrHandshake); err != nil {
+		return false, err
+	}
+	return false, s.say(s.greeting())
+}
+
+func (s *Session) greeting() Reply {
+	protocol := "ESMTP"
+	if s.settings.LMTP {
+		protocol = "LMTP"
+	}
+	return Reply{Code: 220, Text: s.settings.Hostname + " " + protocol + " lsmtpd"}
+}
+
+// line waits for the next line, which is valid until the next one. It has at most longest octets, or maxAuthLine where AUTH
+// begins it.
+func (s *Session) line(longest int) ([]byte, error) {
+	const auth = "AUTH "
 	for {
 		if err := s.leaving(); err != nil {
 			return nil, err
@@ -166,7 +199,10 @@ func (s *Session) line() ([]byte, error) {
 		if !s.spoken && foreign(s.wire.received()) {
 			return nil, ErrForeign
 		}
-		line, ok, err := s.wire.line(s.settings.LineEndings != RejectBare)
+		if b := s.wire.received(); len(b) >= len(auth) && equalFold(b[:len(auth)], auth) {
+			longest = maxAuthLine
+		}
+		line, ok, err := s.wire.line(longest, s.settings.LineEndings != RejectBare)
 		if ok || err != nil {
 			s.spoken = true
 			return line, err
@@ -209,6 +245,9 @@ func (s *Session) obey(ctx context.Context, line []byte) (last bool, err error) 
 			}
 		}
 	}
+	if r.IsZero() { // it was said already
+		return false, nil
+	}
 	return r.Close, s.say(r)
 }
 
@@ -217,7 +256,7 @@ func (s *Session) run(ctx context.Context, line []byte) (Reply, error) {
 	c, arg := parseCommand(line)
 	s.command = c.verb
 	switch {
-	case s.barred && c.verb != "QUIT":
+	case s.barred && c.flags&barred == 0:
 		s.errors++
 		return replyBarred, nil
 	case c.flags&bare != 0 && arg != "":

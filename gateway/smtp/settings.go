@@ -3,6 +3,8 @@ package smtp
 import (
 	"crypto/tls"
 	"time"
+
+	"lsmtpd/gateway/memory"
 )
 
 // LineEndings says what becomes of a bare CR or LF in DATA, and of a bare LF that ends a command.
@@ -22,8 +24,11 @@ type Settings struct {
 	MaxRecipients int           // 0 is no limit
 	Timeout       time.Duration // longest silence of the client; 0 is no limit
 	LineEndings   LineEndings
-	TLS           *tls.Config // nil: not offered
-	ImplicitTLS   bool        // handshake before the greeting
-	Auth          bool        // AUTH is offered …
-	AuthPlaintext bool        // … also without TLS
+	LMTP          bool          // RFC 2033 instead of SMTP
+	MinRate       int64         // octets a second inside of DATA and BDAT, averaged once the client was waited for a minute; 0 is no limit
+	TLS           *tls.Config   // nil: not offered
+	ImplicitTLS   bool          // the handshake comes before the greeting; TLS is not nil
+	Auth          bool          // AUTH is offered in TLS …
+	AuthPlaintext bool          // … and without it
+	Memory        *memory.Share // what content is held against; nil is no limit
 }

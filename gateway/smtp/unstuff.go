@@ -7,6 +7,7 @@ import "bytes"
 // mail than the next server sees. The zero value stands at the beginning of the data, which is the beginning of a line.
 type unstuffer struct {
 	endings LineEndings
+	chunks  bool // no dots were added, and what ends is known otherwise: BDAT
 	at      position
 	bare    bool // a CR or LF that is no CRLF was seen
 }
@@ -32,10 +33,13 @@ func (u *unstuffer) landing(room []byte) []byte {
 // how many it used. Behind the end of data it uses none. A CR that is last in src is not used: what follows decides what
 // it is, so that the caller passes it again.
 func (u *unstuffer) decode(dst, src []byte) (written, used int, done bool) {
+	if u.chunks && u.endings != FixBare {
+		return move(dst, src), len(src), false
+	}
 	for used < len(src) {
 		rest := src[used:]
 		switch {
-		case u.at == lineStart && rest[0] == '.':
+		case u.at == lineStart && rest[0] == '.' && !u.chunks:
 			u.at = afterDot
 			used++
 			continue

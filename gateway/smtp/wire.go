@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -12,9 +13,10 @@ import (
 )
 
 const (
-	blockSize = 8 << 10  // octets of a pooled buffer: a batch of commands, or of replies
-	maxLine   = 2048     // octets of a command line with its end; RFC 5321 section 4.5.3.1.4 asks for 512
-	maxRead   = 64 << 10 // octets of one read of content, and so of what may come back by unread
+	blockSize   = 8 << 10  // octets of a pooled buffer: a batch of commands, or of replies
+	maxLine     = 2048     // octets of a command line with its end; RFC 5321 section 4.5.3.1.4 asks for 512
+	maxAuthLine = 12288    // of AUTH and the lines of its exchange; RFC 4954 section 4
+	maxRead     = 64 << 10 // octets of one read of content, and so of what may come back by unread
 )
 
 // How long, and for how many octets, a client may go on sending after its last reply.
@@ -30,7 +32,8 @@ var blocks = sync.Pool{New: func() any { return new(block) }}
 // wire frames one connection: lines in, replies out. It holds a buffer only while there are octets in it: an idle session
 // is a wait in the kernel and little else.
 type wire struct {
-	conn    net.Conn
+	socket  net.Conn           // as it was accepted: its deadlines may be set, and it may be closed, by any goroutine
+	conn    net.Conn           // what is read and written: socket, or TLS on it
 	raw     syscall.RawConn    // nil where conn cannot say that it is readable without being read: net.Pipe, TLS
 	readNow func(uintptr) bool // tryRead, bound once
 	readErr error              // of readNow
@@ -50,11 +53,41 @@ type wire struct {
 
 	readBy  time.Time // the deadlines as they were last set
 	writeBy time.Time
+
+	pace pace
+}
+
+// pace is how fast the client sends while measuring is true. The time that it waits for us does not count.
+type pace struct {
+	measuring bool
+	least     int64 // octets a second, on the average, once it was waited for paceGrace; 0 is no limit
+	octets    int64
+	waited    time.Duration
+}
+
+// paceGrace is how long a client may take to get into its stride.
+const paceGrace = time.Minute
+
+// count takes n octets that were waited for.
+func (p *pace) count(n int, waited time.Duration) error {
+	p.octets += int64(n)
+	p.waited += waited
+	if p.waited > paceGrace && float64(p.octets) < float64(p.least)*p.waited.Seconds() {
+		return ErrTooSlow
+	}
+	return nil
+}
+
+// measure begins to measure the client's pace, unless it is measured already. What it sent before it was asked for counts.
+func (w *wire) measure(least int64) {
+	if !w.pace.measuring {
+		w.pace = pace{measuring: true, least: least, octets: int64(w.end - w.start)}
+	}
 }
 
 // open prepares w, which is not copied after that.
 func (w *wire) open(conn net.Conn, timeout time.Duration, interrupt func() error) {
-	w.conn, w.timeout, w.interrupt = conn, timeout, interrupt
+	w.socket, w.conn, w.timeout, w.interrupt = conn, conn, timeout, interrupt
 	if c, ok := conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			w.raw, w.readNow = raw, w.tryRead
@@ -65,13 +98,13 @@ func (w *wire) open(conn net.Conn, timeout time.Duration, interrupt func() error
 // received returns the octets that are there and not yet taken.
 func (w *wire) received() []byte { return w.in[w.start:w.end] }
 
-// line takes a line without its end, which is valid until fill or read. ok is false while the line is not complete.
-// A bare LF ends a line only where bareLF says so.
-func (w *wire) line(bareLF bool) (line []byte, ok bool, err error) {
+// line takes a line without its end, which is valid until fill or read. With its end it has at most longest octets, which is
+// no more than maxAuthLine. ok is false while the line is not complete. A bare LF ends a line only where bareLF says so.
+func (w *wire) line(longest int, bareLF bool) (line []byte, ok bool, err error) {
 	b := w.received()
-	n := bytes.IndexByte(b[:min(len(b), maxLine)], '\n')
+	n := bytes.IndexByte(b[:min(len(b), longest)], '\n')
 	if n < 0 {
-		if len(b) >= maxLine {
+		if len(b) >= longest {
 			return nil, false, ErrLineTooLong
 		}
 		return nil, false, nil
@@ -91,11 +124,24 @@ func (w *wire) fill() error {
 	if w.start == w.end {
 		w.releaseIn()
 	} else if w.end == len(w.in) {
-		// A line is shorter than a block, so this makes room.
-		w.end = copy(w.in, w.received())
-		w.start = 0
+		w.makeRoom()
 	}
 	return w.await(w.receive)
+}
+
+// makeRoom moves what is received to the front of the buffer; where it is there already, which only a line of AUTH can
+// bring about, to a larger one.
+func (w *wire) makeRoom() {
+	b := w.received()
+	if w.start == 0 {
+		larger := make([]byte, maxAuthLine)
+		n := copy(larger, b)
+		w.releaseIn()
+		w.in, w.end = larger, n
+		return
+	}
+	w.end = copy(w.in, b)
+	w.start = 0
 }
 
 // read waits for at least one octet and puts what is there into p.
@@ -106,14 +152,29 @@ func (w *wire) read(p []byte) (n int, err error) {
 		return n, nil
 	}
 	w.releaseIn()
-	err = w.await(func() (err error) {
+	err = w.await(func() (got int, err error) {
 		n, err = w.conn.Read(p[:min(len(p), maxRead)])
 		if n > 0 {
-			return nil
+			return n, nil
 		}
-		return err
+		return 0, err
 	})
 	return n, err
+}
+
+// skip reads n octets and throws them away.
+func (w *wire) skip(n int64) error {
+	for n > 0 {
+		if w.start == w.end {
+			if err := w.fill(); err != nil {
+				return err
+			}
+		}
+		step := min(n, int64(w.end-w.start))
+		w.start += int(step)
+		n -= step
+	}
+	return nil
 }
 
 // unread gives back the last octets that read returned.
@@ -146,12 +207,14 @@ func (w *wire) peek() (bool, error) {
 	return w.end > w.start, err
 }
 
-// await sends the replies that are due, because the client may wait for them, and calls receive until it has something.
-func (w *wire) await(receive func() error) error {
+// await sends the replies that are due, because the client may wait for them, and calls receive, which returns how many
+// octets it got, until it got some.
+func (w *wire) await(receive func() (int, error)) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	by := w.deadline(time.Now())
+	begun := time.Now()
+	by := w.deadline(begun)
 	for {
 		// A deadline that is too early costs one wake-up; one set before each read would cost every read.
 		if !by.IsZero() && (w.readBy.IsZero() || w.readBy.After(by)) {
@@ -162,7 +225,10 @@ func (w *wire) await(receive func() error) error {
 		if err := w.interrupt(); err != nil {
 			return err
 		}
-		err := receive()
+		n, err := receive()
+		if err == nil && w.pace.measuring {
+			return w.pace.count(n, time.Since(begun))
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
@@ -189,25 +255,26 @@ func (w *wire) deadline(now time.Time) time.Time {
 
 func (w *wire) setReadBy(by time.Time) error {
 	w.readBy = by
-	return w.conn.SetReadDeadline(by)
+	return w.socket.SetReadDeadline(by)
 }
 
 // receive reads what is there behind received. Where the connection is readable by a system call, the buffer is taken only
 // once there is something to put into it.
-func (w *wire) receive() error {
+func (w *wire) receive() (n int, err error) {
 	if w.raw == nil {
 		w.holdIn()
-		n, err := w.conn.Read(w.in[w.end:])
+		n, err = w.conn.Read(w.in[w.end:])
 		w.end += n
 		if n > 0 {
-			return nil
+			return n, nil
 		}
-		return err
+		return 0, err
 	}
+	before := w.end - w.start
 	if err := w.raw.Read(w.readNow); err != nil {
-		return err
+		return 0, err
 	}
-	return w.readErr
+	return w.end - w.start - before, w.readErr
 }
 
 // tryRead reads once. It returns false where that would block.
@@ -261,7 +328,7 @@ func (w *wire) flush() error {
 		// Once in half a timeout is often enough for a client that does not read.
 		if now := time.Now(); w.writeBy.Before(now.Add(w.timeout / 2)) {
 			w.writeBy = now.Add(w.timeout)
-			if err := w.conn.SetWriteDeadline(w.writeBy); err != nil {
+			if err := w.socket.SetWriteDeadline(w.writeBy); err != nil {
 				return err
 			}
 		}
@@ -275,8 +342,12 @@ func (w *wire) flush() error {
 }
 
 // linger lets the client read the last reply: a close with unread input would reset the connection, and the reply be lost.
+// Under TLS the client is told first that nothing follows; what it still sends is not worth decrypting.
 func (w *wire) linger() {
-	c, ok := w.conn.(interface{ CloseWrite() error })
+	if t, ok := w.conn.(*tls.Conn); ok && t.CloseWrite() != nil {
+		return
+	}
+	c, ok := w.socket.(interface{ CloseWrite() error })
 	if !ok || c.CloseWrite() != nil {
 		return
 	}
@@ -284,10 +355,10 @@ func (w *wire) linger() {
 	w.holdIn()
 	end := time.Now().Add(lingerTime)
 	for left := lingerOctets; left > 0; {
-		if w.conn.SetReadDeadline(end) != nil {
+		if w.socket.SetReadDeadline(end) != nil {
 			return
 		}
-		n, err := w.conn.Read(w.in)
+		n, err := w.socket.Read(w.in)
 		left -= n
 		early := errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end) // Drain did that
 		if err != nil && !early {
@@ -300,7 +371,7 @@ func (w *wire) linger() {
 func (w *wire) close() error {
 	w.releaseIn()
 	w.releaseOut()
-	return w.conn.Close()
+	return w.socket.Close()
 }
 
 func (w *wire) holdIn() {

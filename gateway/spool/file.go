@@ -167,8 +167,8 @@ func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
 		return nil, err
 	}
 	n := int(size) - payload
-	text := memory.NewContent(nil, n)
-	room := text.Room(n)[:n]
+	text := memory.NewContent(nil, n, nil)
+	room := text.Room()[:n]
 	had := copy(room, b[payload:])
 	if _, err := readAt(f, room[had:], int64(len(b))); err != nil {
 		text.Release()

@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 // someDelivery returns a delivery of octets in format, with an id of its own.
 func someDelivery(format string, octets []byte) *mail.Delivery {
 	id := uuid.New()
-	c := memory.NewContent(nil, len(octets))
-	c.Extend(copy(c.Room(len(octets)), octets))
+	c := memory.NewContent(nil, len(octets), nil)
+	c.Extend(copy(c.Room(), octets))
 	return &mail.Delivery{
 		ID: id,
 		Envelope: &mail.Envelope{
