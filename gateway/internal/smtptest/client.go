@@ -4,6 +4,7 @@ package smtptest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -134,6 +135,17 @@ func Stuff(content string) string {
 	}
 	stuffed := strings.ReplaceAll("\r\n"+content, "\r\n.", "\r\n..")
 	return strings.TrimPrefix(stuffed, "\r\n")
+}
+
+// StartTLS makes the client's side of a handshake; what follows is encrypted.
+func (c *Client) StartTLS(config *tls.Config) error {
+	c.SetDeadline(time.Now().Add(c.Patience))
+	conn := tls.Client(c.Conn, config)
+	if err := conn.Handshake(); err != nil {
+		return err
+	}
+	c.Conn, c.in = conn, bufio.NewReader(conn)
+	return nil
 }
 
 // CloseWrite tells the server that nothing more comes.
