@@ -25,7 +25,11 @@ func (s *Session) bdat(ctx context.Context, arg string) (Reply, error) {
 		return s.passOver(c, replyNeedRcpt)
 	}
 	if s.content == nil {
-		if r, err := s.begin(ctx); err != nil || !r.IsZero() {
+		r, err := s.begin(ctx)
+		switch {
+		case err != nil:
+			return Reply{}, err
+		case !r.IsZero():
 			return s.passOver(c, r)
 		}
 		s.chunked = true
@@ -56,11 +60,11 @@ func parseChunk(arg string) (c chunk, ok bool) {
 
 // chunk receives a chunk, and hands the mail over where it is the last.
 func (s *Session) chunk(ctx context.Context, c chunk) (Reply, error) {
-	if c.last {
-		defer s.reset()
-	}
 	if c.size > s.mostSent()-s.size {
 		return Reply{}, ErrTooLarge
+	}
+	if c.last {
+		defer s.reset()
 	}
 	defer func() { s.wire.until = time.Time{} }()
 	for left := c.size; left > 0; {

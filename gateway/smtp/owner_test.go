@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // owner is the Handler of these tests. What it answers is in the local parts of the addresses.
 type owner struct {
 	admit smtp.Reply
+	lmtp  bool // it answers for each recipient
 	// during is called inside of each Data; nil does nothing.
 	during func(context.Context)
 
@@ -36,6 +37,7 @@ type mail struct {
 	from    address.Address
 	to      []address.Address
 	params  smtp.MailParams
+	dsn     []smtp.RcptParams // of the recipients
 	client  smtp.Client
 	content string // without the prefix
 }
@@ -44,12 +46,23 @@ const prefix = "Received: by the test\r\n"
 
 func (o *owner) Admit(context.Context, *smtp.Client) smtp.Reply { return o.admit }
 
-func (o *owner) Auth(context.Context, *smtp.Client, string, string) smtp.Reply { return smtp.Reply{} }
+// Auth knows the user app, whose password is secret.
+func (o *owner) Auth(_ context.Context, _ *smtp.Client, user, password string) smtp.Reply {
+	switch {
+	case user == "busy":
+		return smtp.Reply{Code: 454, Enhanced: "4.7.0", Text: "Try again"}
+	case user == "app" && password == "secret":
+		return smtp.Reply{}
+	}
+	return smtp.Reply{Code: 535, Enhanced: "5.7.8", Text: "Wrong"}
+}
 
 func (o *owner) Mail(_ context.Context, c *smtp.Client, from address.Address, p smtp.MailParams) (smtp.Transaction, smtp.Reply) {
 	switch from.Local {
 	case "busy":
 		return nil, smtp.Reply{Code: 450, Enhanced: "4.7.1", Text: "Slow down"}
+	case "secure":
+		return nil, smtp.Reply{Code: 530, Enhanced: "5.7.0", Text: "First things first"}
 	case "weird":
 		return nil, smtp.Reply{Code: 450, Enhanced: "4.7.1", Text: "a\rbéc"}
 	case "gone":
@@ -89,11 +102,19 @@ type transaction struct {
 	mail
 }
 
-func (t *transaction) Rcpt(_ context.Context, to address.Address, _ smtp.RcptParams) smtp.Reply {
-	if to.Local == "refused" {
+func (t *transaction) Rcpt(_ context.Context, to address.Address, p smtp.RcptParams) smtp.Reply {
+	switch to.Local {
+	case "refused":
 		return smtp.Reply{Code: 550, Enhanced: "5.7.1", Text: "Not here"}
+	case "nobody":
+		return smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "No such recipient here"}
+	case "longkey":
+		return smtp.Reply{Code: 501, Enhanced: "5.1.3", Text: "Recipient address too long"}
+	case "manyroutes":
+		return smtp.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many destinations"}
 	}
 	t.to = append(t.to, to)
+	t.dsn = append(t.dsn, p)
 	return smtp.Reply{}
 }
 
@@ -109,18 +130,33 @@ func (t *transaction) Data(ctx context.Context, c *memory.Content) []smtp.Reply 
 	if o.during != nil {
 		o.during(ctx)
 	}
-	switch t.to[0].Local {
-	case "defer":
-		return []smtp.Reply{{Code: 451, Enhanced: "4.3.0", Text: "Later"}}
-	case "panicdata":
-		panic("asked for")
-	}
 	t.content = string(c.Body())
 	t.mail.client = *t.client
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.mails = append(o.mails, t.mail)
-	return []smtp.Reply{{Code: 250, Enhanced: "2.0.0", Text: fmt.Sprintf("Ok: queued as %d", len(o.mails))}}
+	replies := make([]smtp.Reply, len(t.to))
+	for i, to := range t.to {
+		switch to.Local {
+		case "defer":
+			replies[i] = smtp.Reply{Code: 451, Enhanced: "4.3.0", Text: "Later"}
+		case "full":
+			replies[i] = smtp.Reply{Code: 452, Enhanced: "4.3.1", Text: "Full"}
+		case "unroutable":
+			replies[i] = smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "Unroutable"}
+		case "panicdata":
+			panic("asked for")
+		default:
+			replies[i] = smtp.Reply{Code: 250, Enhanced: "2.0.0", Text: fmt.Sprintf("Ok: queued as %d", len(o.mails)+1)}
+		}
+	}
+	if o.lmtp {
+		o.mails = append(o.mails, t.mail)
+		return replies
+	}
+	if !replies[0].Refuses() {
+		o.mails = append(o.mails, t.mail)
+	}
+	return replies[:1]
 }
 
 func (t *transaction) Close() {

@@ -207,6 +207,11 @@ func (s *Session) line(longest int) ([]byte, error) {
 			s.spoken = true
 			return line, err
 		}
+		if len(s.wire.received()) > 0 && s.wire.until.IsZero() && s.settings.Timeout > 0 {
+			// An octet now and then is no line.
+			s.wire.until = time.Now().Add(s.settings.Timeout)
+			defer func() { s.wire.until = time.Time{} }()
+		}
 		if err := s.wire.fill(); err != nil {
 			return nil, err
 		}

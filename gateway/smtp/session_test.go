@@ -107,6 +107,16 @@ func TestA_silent_client_is_told_so_and_let_go(t *testing.T) {
 		wantAfter(t, c, timeout, told)
 		wantErr(t, s, smtp.ErrTimeout)
 	})
+	talk(t, "but one that never comes to the end of a line", &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
+		hello(t, c)
+		start := time.Now()
+		for time.Since(start) < timeout-time.Second {
+			c.Send("N")
+			time.Sleep(time.Second)
+		}
+		wantAfter(t, c, timeout-time.Since(start), told)
+		wantErr(t, s, smtp.ErrTimeout)
+	})
 	slow := &owner{during: func(context.Context) { time.Sleep(timeout + time.Minute) }}
 	talk(t, "and not one that waited for us", slow, func(t *testing.T, c *smtptest.Conn, s *running) {
 		hello(t, c)

@@ -9,13 +9,13 @@ import (
 	"strconv"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"lsmtpd/gateway/internal/smtptest"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/smtp"
 )
 
-// The table of situations and replies is in testdata. Each transcript is played in order, by a client that waits for
+// The table of situations and replies is testdata/table.txt; the other files go into detail. Each transcript is played in order, by a client that waits for
 // nothing, and both again with its octets cut into segments at random: the replies are the same.
 func TestEvery_situation_has_its_reply(t *testing.T) {
 	for name, transcripts := range transcripts(t) {
@@ -78,7 +78,7 @@ func transcripts(t testing.TB) map[string][]smtptest.Transcript {
 
 // prepare makes what a transcript asks for: settings, and an owner for each run.
 func prepare(t testing.TB, tr smtptest.Transcript) (*smtp.Settings, func() *owner) {
-	s := &smtp.Settings{Hostname: "mx.example", Timeout: 3 * time.Minute}
+	s := &smtp.Settings{Hostname: "mx.example", Timeout: timeout}
 	var admit smtp.Reply
 	for key, value := range tr.With {
 		var err error
@@ -91,9 +91,22 @@ func prepare(t testing.TB, tr smtptest.Transcript) (*smtp.Settings, func() *owne
 			s.LineEndings = map[string]smtp.LineEndings{"fix": smtp.FixBare, "pass": smtp.PassBare}[value]
 		case "admit":
 			admit = map[string]smtp.Reply{
-				"421": {Code: 421, Enhanced: "4.3.2", Text: "Too many for the test", Close: true},
-				"554": {Code: 554, Enhanced: "5.7.1", Text: "Access denied by the test"},
+				"421":  {Code: 421, Enhanced: "4.3.2", Text: "Too many for the test", Close: true},
+				"rate": {Code: 421, Enhanced: "4.7.0", Text: "Too fast for the test", Close: true},
+				"554":  {Code: 554, Enhanced: "5.7.1", Text: "Access denied by the test"},
 			}[value]
+		case "protocol":
+			s.LMTP = value == "lmtp"
+		case "tls":
+			s.TLS, s.ImplicitTLS = certified(), value == "implicit"
+		case "auth":
+			s.Auth, s.AuthPlaintext = true, value == "plaintext"
+		case "memory":
+			var octets int64
+			octets, err = strconv.ParseInt(value, 10, 64)
+			s.Memory = memory.NewBudget(octets).Share(0)
+		case "min_rate":
+			s.MinRate, err = strconv.ParseInt(value, 10, 64)
 		case "clock": // seen by who runs it
 		default:
 			err = fmt.Errorf("no such setting: %s", key)
@@ -102,5 +115,5 @@ func prepare(t testing.TB, tr smtptest.Transcript) (*smtp.Settings, func() *owne
 			t.Fatal(err)
 		}
 	}
-	return s, func() *owner { return &owner{admit: admit} }
+	return s, func() *owner { return &owner{admit: admit, lmtp: s.LMTP} }
 }

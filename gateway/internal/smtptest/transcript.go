@@ -2,13 +2,16 @@ package smtptest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Transcript is a dialogue that a server must keep to. A file holds many of them; in it a line is
@@ -20,6 +23,8 @@ import (
 //	C: LINE               the client sends LINE and CRLF
 //	C> "OCTETS"*N …       the client sends octets, as Go writes them, N times, and so on
 //	C|                    the client closes its half
+//	tls                   the client makes a TLS handshake, whosever the certificate is
+//	wait TIME             the client says nothing for so long
 //	S: LINE               the server answers LINE; a "*" that ends it stands for anything
 //	S* CODE               the server answers CODE, in any number of lines
 //	S|                    the server closes the connection
@@ -33,6 +38,8 @@ type Transcript struct {
 
 // turn is what the client sends, and all that comes before it sends again.
 type turn struct {
+	wait      time.Duration
+	handshake bool
 	send      string
 	halfClose bool
 	replies   []string // line by line, or anyReply and a code
@@ -87,6 +94,14 @@ func (t *Transcript) add(line string) error {
 		t.client().send += octets
 	case "C|":
 		t.client().halfClose = true
+	case "tls":
+		t.turns = append(t.turns, turn{handshake: true})
+	case "wait":
+		d, err := time.ParseDuration(rest)
+		if err != nil {
+			return err
+		}
+		t.turns = append(t.turns, turn{wait: d})
 	case "S:":
 		server := t.server()
 		server.replies = append(server.replies, rest)
@@ -152,26 +167,24 @@ func (t Transcript) HalfCloses() bool {
 	return false
 }
 
-// Pipelined returns the same dialogue with a client that waits for the greeting and for nothing else.
+// Pipelined returns the same dialogue with a client that waits for the greeting, before it begins TLS and where it is told to,
+// and for nothing else.
 func (t Transcript) Pipelined() Transcript {
-	if len(t.turns) == 0 {
-		return t
-	}
-	first := t.turns[0]
-	if first.send != "" {
-		first = turn{}
-	}
-	all := turn{}
-	for _, turn := range t.turns {
-		if turn.send == "" && turn.replies != nil && all.send == "" {
-			continue // the greeting
+	var turns []turn
+	for _, next := range t.turns {
+		last := len(turns) - 1
+		if last < 0 || turns[last].send == "" || next.handshake || next.wait > 0 {
+			next.replies = slices.Clone(next.replies)
+			turns = append(turns, next)
+			continue
 		}
-		all.send += turn.send
-		all.halfClose = all.halfClose || turn.halfClose
-		all.replies = append(all.replies, turn.replies...)
-		all.end = all.end || turn.end
+		all := &turns[last]
+		all.send += next.send
+		all.halfClose = all.halfClose || next.halfClose
+		all.replies = append(all.replies, next.replies...)
+		all.end = all.end || next.end
 	}
-	t.turns = []turn{first, all}
+	t.turns = turns
 	return t
 }
 
@@ -198,6 +211,12 @@ func (t Transcript) Run(tb testing.TB, conn net.Conn, cut Cut) {
 	tb.Helper()
 	c := NewClient(conn)
 	for _, turn := range t.turns {
+		time.Sleep(turn.wait)
+		if turn.handshake {
+			if err := c.StartTLS(&tls.Config{InsecureSkipVerify: true}); err != nil {
+				tb.Fatalf("handshake: %v", err)
+			}
+		}
 		// A server that answers before it has read everything must not wait for a client that does not read.
 		sent := make(chan error, 1)
 		go func() { sent <- c.play(turn, cut) }()
