@@ -16,7 +16,7 @@ var (
 	}
 	pendingListenerKeys = []string{
 		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory", "spool_max_bytes",
-		"rate", "allow", "proxy_protocol", "tls", "auth",
+		"rate",
 	}
 	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
