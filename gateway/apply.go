@@ -137,7 +137,7 @@ func (g *Gateway) retire(now *running) {
 	var leaving []*session
 	for _, s := range g.sessions.all() {
 		if now.listeners[s.address] == nil {
-			s.smtp.Drain()
+			s.drain()
 			leaving = append(leaving, s)
 		}
 	}

@@ -5,7 +5,12 @@ import "lsmtpd/gateway/smtp"
 // What the gateway itself answers; the conversation's own replies are in package smtp.
 var (
 	replyGone       = smtp.Reply{Code: 421, Enhanced: "4.3.2", Text: "This service is no longer offered here", Close: true}
-	replyNoAuth     = smtp.Reply{Code: 502, Enhanced: "5.5.1", Text: "Authentication not offered"}
+	replyChanged    = smtp.Reply{Code: 421, Enhanced: "4.3.2", Text: "The rules have changed, connect again", Close: true}
+	replyDenied     = smtp.Reply{Code: 554, Enhanced: "5.7.1", Text: "Access denied"}
+	replyNeedTLS    = smtp.Reply{Code: 530, Enhanced: "5.7.0", Text: "Must issue a STARTTLS command first"}
+	replyNeedAuth   = smtp.Reply{Code: 530, Enhanced: "5.7.0", Text: "Authentication required"}
+	replyWrong      = smtp.Reply{Code: 535, Enhanced: "5.7.8", Text: "Authentication credentials invalid"}
+	replyNoCheck    = smtp.Reply{Code: 454, Enhanced: "4.7.0", Text: "Cannot verify the password now, try again later"}
 	replyNoMailbox  = smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "No such recipient here"}
 	replyLongKey    = smtp.Reply{Code: 501, Enhanced: "5.1.3", Text: "Recipient address too long"}
 	replyManyRoutes = smtp.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many destinations, send another message"}

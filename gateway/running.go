@@ -20,6 +20,7 @@ type running struct {
 type listener struct {
 	*routes.Listener
 	settings *smtp.Settings
+	users    map[string]string // the hash of each user's password
 	state    *state
 }
 
@@ -31,6 +32,7 @@ type state struct {
 	refused   atomic.Uint64 // replies of class 4 and 5
 	partly    atomic.Uint64 // messages refused though a part of them is confirmed
 	refusals  refusalLog
+	verifying chan struct{} // holds a token while a password is verified
 }
 
 // run makes a table ready to be put in force, after old, which may be nil.
@@ -46,9 +48,9 @@ func run(t *routes.Table, old *running) *running {
 	for _, l := range t.Listeners {
 		s := states[l.Name]
 		if s == nil {
-			s = &state{}
+			s = &state{verifying: make(chan struct{}, 1)}
 		}
-		r.listeners[l.Address] = &listener{Listener: l, settings: settings(l, t.Config.AMQP.MaxMessageSize), state: s}
+		r.listeners[l.Address] = &listener{Listener: l, settings: settings(l, t.Config.AMQP.MaxMessageSize), users: users(l.Auth), state: s}
 	}
 	return r
 }
@@ -104,7 +106,23 @@ func settings(l *routes.Listener, most int64) *smtp.Settings {
 		MaxRecipients: l.MaxRecipients,
 		Timeout:       l.Timeout,
 		LineEndings:   lineEndings[l.LineEndings],
+		TLS:           tlsConfig(l.TLS),
+		ImplicitTLS:   l.TLS != nil && l.TLS.Mode == "implicit",
+		Auth:          l.Auth != nil,
+		AuthPlaintext: l.Auth != nil && l.Auth.AllowPlaintext,
 	}
+}
+
+// users are those that may authenticate; a may be nil.
+func users(a *config.Auth) map[string]string {
+	if a == nil {
+		return nil
+	}
+	hashes := make(map[string]string, len(a.Users))
+	for _, u := range a.Users {
+		hashes[u.Name] = u.PasswordHash
+	}
+	return hashes
 }
 
 var lineEndings = map[string]smtp.LineEndings{
