@@ -171,12 +171,13 @@ func (b *bucket) take(r *config.Rate, n int, now time.Time) bool {
 	each := float64(r.Per) / float64(n)
 	at := now.UnixNano()
 	room := int64(math.Min(each*float64(burst), math.MaxInt64/2)) // how long it takes to fill when it is empty
-	missing := min(max(int64(*b)-at, 0), room)                    // less than that: the rate may have been another
-	if missing+int64(each) > room {
-		return false
+	missing := min(max(int64(*b)-at, 0), room)                    // more was missing where the rate was another
+	enough := missing+int64(each) <= room
+	if enough {
+		missing += max(int64(each), 1)
 	}
-	*b = bucket(at + missing + max(int64(each), 1))
-	return true
+	*b = bucket(at + missing)
+	return enough
 }
 
 // full tells whether nothing is missing.
