@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"lsmtpd/gateway/mail"
 )
@@ -115,12 +116,23 @@ func TestPut_on_a_failing_disk_leaves_nothing_and_recovers(t *testing.T) {
 					t.Errorf("%v at %s: status %+v", errno, call, st)
 				}
 				d.breaks("")
+				eventuallyWorks(t, s)
 				mustPut(t, s, m)
 				mustClose(t, s)
 				if names := files(t, dir); len(names) != 1 {
 					t.Errorf("%v at %s, then recovered: files %v", errno, call, names)
 				}
 			}
+		}
+	}
+}
+
+// eventuallyWorks waits until a disk that failed has passed its test.
+func eventuallyWorks(t *testing.T, s *Spool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); s.Status().Failing != ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still failing: %+v", s.Status())
 		}
 	}
 }

@@ -97,7 +97,8 @@ func TestReplay_tries_one_alone_then_doubles_the_window_up_to_64(t *testing.T) {
 func TestReplay_holds_no_more_than_64_MiB_in_flight(t *testing.T) {
 	s := opened(t, spoolDir(t))
 	s.mu.Lock()
-	big, second := &entry{id: uuid.New(), spooled: 1, size: maxInFlight + 1}, &entry{id: uuid.New(), spooled: 2, size: 10}
+	big, second := s.index.entry(uuid.New(), &head{SpooledAt: time.Unix(0, 1)}), s.index.entry(uuid.New(), &head{SpooledAt: time.Unix(0, 2)})
+	big.size, second.size = maxInFlight+1, 10
 	s.index.add(big, ready)
 	s.index.add(second, ready)
 	s.mu.Unlock()
