@@ -14,7 +14,7 @@ import (
 
 var (
 	// ErrNotFound tells that no such file waits in the spool: it may just have been delivered.
-	ErrNotFound = errors.New("not in the spool")
+	ErrNotFound = fmt.Errorf("not in the spool: %w", fs.ErrNotExist)
 	// ErrBusy tells that a file is being published, or that its publish is not decided yet.
 	ErrBusy = errors.New("being published")
 	// ErrNoDestination tells that one of LSMTPD's own files has to be given a destination first.

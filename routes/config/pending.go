@@ -11,11 +11,10 @@ import (
 // be worse.
 var (
 	pendingKeys = []string{
-		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
-		"limits.connections", "limits.memory",
+		"admin.address", "amqp.tls", "limits.connections", "limits.memory",
 	}
 	pendingListenerKeys = []string{
-		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory", "spool_max_bytes",
+		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory",
 		"rate", "allow", "proxy_protocol", "tls", "auth",
 	}
 	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
