@@ -69,7 +69,7 @@ type origin struct {
 
 // index knows every file of the spool. Whoever uses it holds the Spool's lock.
 type index struct {
-	byID         map[uuid.UUID]*entry
+	byID         table
 	destinations map[destinationName]*destination
 	origins      map[string]*origin
 	failures     map[*entry]*failure
@@ -88,7 +88,6 @@ type index struct {
 
 func newIndex(mu sync.Locker) index {
 	return index{
-		byID:         make(map[uuid.UUID]*entry),
 		destinations: make(map[destinationName]*destination),
 		origins:      make(map[string]*origin),
 		failures:     make(map[*entry]*failure),
@@ -145,7 +144,7 @@ func (x *index) drop(e *entry) {
 
 // add takes in a file that is on disk.
 func (x *index) add(e *entry, as state) {
-	x.byID[e.id] = e
+	x.byID.put(e)
 	x.enter(e, as)
 }
 
@@ -158,7 +157,7 @@ func (x *index) move(e *entry, to state) {
 // forget drops a file that is no longer there.
 func (x *index) forget(e *entry) {
 	x.leave(e, removing)
-	delete(x.byID, e.id)
+	x.byID.remove(e)
 	x.drop(e)
 }
 

@@ -56,7 +56,7 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
 		s.noteError(err)
 		return nil, classify(err)
 	}
-	if s.index.byID[id] != nil {
+	if s.index.byID.get(id) != nil {
 		return nil, fmt.Errorf("%s is there already", id)
 	}
 	e := s.index.entry(id, h)
@@ -64,7 +64,7 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
 	if err == nil {
 		err = s.admit(e.from, size, free)
 	}
-	if err == nil && s.index.byID[id] != nil { // while it waited
+	if err == nil && s.index.byID.get(id) != nil { // while it waited
 		err = fmt.Errorf("%s is there already", id)
 	}
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
 	e.from.writing++
 	e.from.octets += size
 	s.index.reserved += size
-	s.index.byID[id] = e
+	s.index.byID.put(e)
 	return e, nil
 }
 
@@ -124,7 +124,7 @@ func (s *Spool) written(e *entry, err error) {
 	e.from.writing--
 	e.from.room.Signal()
 	if err != nil {
-		delete(s.index.byID, e.id)
+		s.index.byID.remove(e)
 		s.index.drop(e)
 		if !errors.Is(err, ErrClosed) {
 			s.noteError(err)

@@ -76,11 +76,11 @@ type aged struct {
 func (s *Spool) byAge() []aged {
 	s.mu.Lock()
 	all := make([]aged, 0, s.index.byAge.Len()+s.index.count[stray])
-	for id, e := range s.index.byID {
+	s.index.byID.each(func(e *entry) {
 		if e.listed() {
-			all = append(all, aged{id, e.spooled})
+			all = append(all, aged{e.id, e.spooled})
 		}
-	}
+	})
 	s.mu.Unlock()
 	slices.SortFunc(all, func(a, b aged) int {
 		if a.spooled != b.spooled {
@@ -97,7 +97,7 @@ func (e *entry) listed() bool { return e.state.pending() || e.state == stray }
 // describe returns the Entry of a file.
 func (s *Spool) describe(id uuid.UUID) (Entry, error) {
 	s.mu.Lock()
-	e := s.index.byID[id]
+	e := s.index.byID.get(id)
 	if e == nil || !e.listed() {
 		s.mu.Unlock()
 		return Entry{}, fmt.Errorf("spool: %s: %w", id, ErrNotFound)

@@ -55,7 +55,7 @@ func (s *Spool) loadAny(id uuid.UUID, isStray bool) (*mail.Delivery, error) {
 func (s *Spool) hold(id uuid.UUID) (*entry, state, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.index.byID[id]
+	e := s.index.byID.get(id)
 	switch {
 	case s.closed:
 		return nil, 0, ErrClosed
@@ -116,7 +116,7 @@ func (s *Spool) Retry(ids ...uuid.UUID) {
 		}
 	}
 	for _, id := range ids {
-		e := s.index.byID[id]
+		e := s.index.byID.get(id)
 		if e == nil || e.state != ready && e.state != waiting {
 			continue
 		}

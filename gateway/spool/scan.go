@@ -59,7 +59,7 @@ func (s *Spool) ending() bool {
 // enter takes one file into the index, or moves it to bad/.
 func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 	s.mu.Lock()
-	known := s.index.byID[id] != nil
+	known := s.index.byID.get(id) != nil
 	s.mu.Unlock()
 	if known {
 		return
@@ -92,7 +92,7 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.index.byID[id] != nil { // Put wrote it meanwhile
+	if s.index.byID.get(id) != nil { // Put wrote it meanwhile
 		return
 	}
 	e := s.index.entry(id, &h)

@@ -158,7 +158,7 @@ func (s *Spool) put(d *mail.Delivery, head []byte) error {
 func (s *Spool) Settle(id uuid.UUID, confirmed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.index.byID[id]
+	e := s.index.byID.get(id)
 	if e == nil || e.settled == gone {
 		return
 	}
