@@ -69,7 +69,10 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 		key string
 		do  func() (change, string, error)
 	}{
-		{"spool.dir", func() (change, string, error) { part, err := g.store.prepare(c.Spool.Dir); return part, "", err }},
+		{"spool.dir", func() (change, string, error) {
+			part, err := g.store.prepare(c.Spool.Dir, spoolLimits(c))
+			return part, "", err
+		}},
 		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
 		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, &c.AMQP) }},
 		{"listeners", func() (change, string, error) { return g.prepareSockets(t) }},

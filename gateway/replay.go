@@ -2,24 +2,38 @@ package gateway
 
 import (
 	"context"
+	"sync/atomic"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/spool"
 )
 
+// broker is what the spools ask about the broker.
+type broker struct {
+	*publish.Publisher
+	replaying atomic.Int64 // deliveries: they go through the same channel as live mail
+}
+
+// Busy tells whether live mail waits for its turn.
+func (b *broker) Busy() bool { return int64(b.Queued()) > b.replaying.Load() }
+
 // resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then.
 func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) (spool.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.running.Load().table.Config.AMQP.ConfirmTimeout)
 	defer cancel()
+	g.store.broker.replaying.Add(1)
 	ticket := g.publisher.Submit(ctx, d)
 	r := ticket.Wait(ctx)
+	g.store.broker.replaying.Add(-1)
 	switch r.Outcome {
 	case publish.Confirmed:
 		g.watchers.tell(d)
 		return spool.Done, nil
 	case publish.Unavailable:
 		return spool.Stop, r.Err
+	case publish.Returned:
+		return spool.Returned, r.Err
 	}
 	if r.Outcome != publish.InDoubt {
 		return spool.Later, r.Err

@@ -11,6 +11,7 @@ import (
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/spool"
+	"lsmtpd/routes/config"
 
 	"github.com/google/uuid"
 )
@@ -23,6 +24,7 @@ type store struct {
 	log    *slog.Logger
 	resend func(context.Context, *spool.Spool, *mail.Delivery) (spool.Verdict, error)
 	ready  func(context.Context) error // returns when the broker takes mail
+	broker *broker
 	tasks  sync.WaitGroup
 
 	ctx  context.Context // of the replays
@@ -47,13 +49,26 @@ type directory struct {
 	closed chan struct{} // nil until it is being closed; closed when that is done
 }
 
-// storeChange is a spool that takes mail from the commit on. It may be open already.
+// storeChange is a spool that takes mail from the commit on, within limits. It may be open already.
 type storeChange struct {
-	store *store
-	dir   *directory
+	store  *store
+	dir    *directory
+	limits spool.Limits
 }
 
-func (s *store) prepare(path string) (*storeChange, error) {
+// spoolLimits are those that a configuration sets.
+func spoolLimits(c *config.Config) spool.Limits {
+	l := spool.Limits{
+		MaxBytes: c.Spool.MaxBytes, MinFree: c.Spool.MinFree, ReplayRate: c.Spool.ReplayRate,
+		Listeners: make(map[string]int64, len(c.Listeners)),
+	}
+	for i := range c.Listeners {
+		l.Listeners[c.Listeners[i].Name] = c.Listeners[i].SpoolMaxBytes.Of(c.Spool.MaxBytes)
+	}
+	return l
+}
+
+func (s *store) prepare(path string, limits spool.Limits) (*storeChange, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -69,13 +84,17 @@ func (s *store) prepare(path string) (*storeChange, error) {
 	}
 	if d != nil {
 		d.wanted = true
-		return &storeChange{store: s, dir: d}, nil
+		return &storeChange{s, d, limits}, nil
 	}
-	opened, err := spool.Open(spool.Options{Dir: path, Log: s.log})
+	o := spool.Options{Dir: path, Log: s.log, Limits: limits}
+	if s.broker != nil {
+		o.Broker = s.broker
+	}
+	opened, err := spool.Open(o)
 	if err != nil {
 		return nil, err
 	}
-	return &storeChange{store: s, dir: &directory{Spool: opened, path: path, done: make(chan struct{})}}, nil
+	return &storeChange{s, &directory{Spool: opened, path: path, done: make(chan struct{})}, limits}, nil
 }
 
 // find returns the spool that is open at path, or nil. The caller holds mu.
@@ -87,7 +106,7 @@ func (s *store) find(path string) *directory {
 	return s.spools[i]
 }
 
-// Commit lets the spool take mail, and begins its replay.
+// Commit lets the spool take mail, and begins its replay. The limits are for those before it too: they are replayed at the new rate.
 func (c *storeChange) Commit() {
 	s, d := c.store, c.dir
 	s.mu.Lock()
@@ -100,6 +119,9 @@ func (c *storeChange) Commit() {
 	}
 	others := slices.DeleteFunc(s.spools, func(other *directory) bool { return other == d })
 	s.spools = slices.Insert(others, 0, d)
+	for _, d := range s.spools {
+		d.SetLimits(c.limits)
+	}
 	if len(s.spools) > 1 && !s.closing {
 		s.closing = true
 		s.tasks.Go(s.closeEmpty)

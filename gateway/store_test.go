@@ -46,7 +46,7 @@ func use(t *testing.T, s *store, path string) {
 
 func prepareStore(t *testing.T, s *store, path string) *storeChange {
 	t.Helper()
-	c, err := s.prepare(path)
+	c, err := s.prepare(path, spool.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,3 +47,9 @@ func (p *Publisher) Status() Status {
 	s.Broker = p.link.broker
 	return s
 }
+
+// Queued returns how many messages are in the publish channel, or wait for room in it.
+func (p *Publisher) Queued() int { return p.queue.len() }
+
+// Unusable tells whether an exchange is in quarantine: nothing is published to it for now.
+func (p *Publisher) Unusable(exchange string) bool { return p.exchanges.fault(exchange) != nil }

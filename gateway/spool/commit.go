@@ -19,17 +19,11 @@ var ErrFull = errors.New("no room for more mail")
 // taking the name away again. Then a file may be found later of which the sender was told that it was not taken: a duplicate.
 func (s *Spool) store(name string, octets []byte) (err error) {
 	defer func() { err = classify(err) }()
-	f, err := s.dir.create()
+	f, err := s.write(octets)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Write(octets); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
 	if err := f.link(name); err != nil {
 		return err
 	}
@@ -37,6 +31,37 @@ func (s *Spool) store(name string, octets []byte) (err error) {
 		return errors.Join(err, s.dir.remove(name))
 	}
 	return nil
+}
+
+// replace writes a file in the place of another one, so that a crash leaves one of the two.
+func (s *Spool) replace(name string, octets []byte) (err error) {
+	defer func() { err = classify(err) }()
+	f, err := s.write(octets)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.replace(name); err != nil {
+		return err
+	}
+	return s.commits.wait()
+}
+
+// write returns a file that has no name yet, and whose octets are on disk. It is never synced a second time: after a failure that
+// could succeed without them.
+func (s *Spool) write(octets []byte) (file, error) {
+	f, err := s.dir.create()
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(octets)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // classify makes errors of a full or failing file system ErrFull too.

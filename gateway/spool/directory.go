@@ -73,7 +73,7 @@ func (d *root) take(before fs.FileInfo) error {
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
 	}
-	return d.probe()
+	return d.tryOut()
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash.
@@ -129,9 +129,9 @@ func shellQuote(path string) string {
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
-// probe finds out whether files can be made here, and in which way. A full disk answers neither, and stops nobody: it may have
+// tryOut finds out whether files can be made here, and in which way. A full disk answers neither, and stops nobody: it may have
 // room later.
-func (d *root) probe() error {
+func (d *root) tryOut() error {
 	err := d.tryCreate()
 	if err != nil && !errors.Is(classify(err), ErrFull) {
 		d.named = true

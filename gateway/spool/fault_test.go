@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"lsmtpd/gateway/mail"
 )
@@ -15,8 +16,11 @@ import (
 // faulty is a directory in which one kind of call fails.
 type faulty struct {
 	directory
-	call atomic.Pointer[string] // "" for none
-	err  error
+	call    atomic.Pointer[string] // "" for none
+	err     error
+	room    atomic.Int64 // that the file system says it has; 0: what it has
+	created atomic.Int32 // files
+	fsyncs  atomic.Int32
 }
 
 func (d *faulty) breaks(call string) { d.call.Store(&call) }
@@ -32,8 +36,26 @@ func (d *faulty) create() (file, error) {
 	if err := d.fault("create"); err != nil {
 		return nil, err
 	}
+	d.created.Add(1)
 	f, err := d.directory.create()
 	return &faultyFile{f, d}, err
+}
+
+func (d *faulty) free() (int64, error) {
+	if err := d.fault("free"); err != nil {
+		return 0, err
+	}
+	if room := d.room.Load(); room != 0 {
+		return room, nil
+	}
+	return d.directory.free()
+}
+
+func (d *faulty) setAside(name, reason string) error {
+	if err := d.fault("aside"); err != nil {
+		return err
+	}
+	return d.directory.setAside(name, reason)
 }
 
 func (d *faulty) open(name string) (source, error) {
@@ -70,7 +92,15 @@ func (f *faultyFile) Write(b []byte) (int, error) {
 	return f.file.Write(b)
 }
 
+func (f *faultyFile) replace(name string) error {
+	if err := f.d.fault("replace"); err != nil {
+		return err
+	}
+	return f.file.replace(name)
+}
+
 func (f *faultyFile) Sync() error {
+	f.d.fsyncs.Add(1)
 	if err := f.d.fault("fsync"); err != nil {
 		return err
 	}
@@ -99,29 +129,36 @@ func openFaulty(t *testing.T, dir string, named bool, err error) (*Spool, *fault
 func TestPut_on_a_failing_disk_leaves_nothing_and_recovers(t *testing.T) {
 	for _, named := range []bool{false, true} {
 		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EMFILE, syscall.EPERM} {
-			for _, call := range []string{"create", "write", "fsync", "link", "sync"} {
-				dir := spoolDir(t)
-				s, d := openFaulty(t, dir, named, errno)
-				d.breaks(call)
-				m := someDelivery(mail.JSON, []byte("x"))
-				err := s.Put(m)
-				if !errors.Is(err, errno) || errors.Is(err, ErrFull) != (errno != syscall.EPERM) {
-					t.Errorf("%v at %s: error %v, ErrFull %v", errno, call, err, errors.Is(err, ErrFull))
-				}
-				if names := files(t, dir); len(names) > 0 {
-					t.Errorf("%v at %s: files %v", errno, call, names)
-				}
-				if st := s.Status(); st.Files != 0 || st.LastError == "" || st.LastErrorAt.IsZero() {
-					t.Errorf("%v at %s: status %+v", errno, call, st)
-				}
-				d.breaks("")
-				mustPut(t, s, m)
-				mustClose(t, s)
-				if names := files(t, dir); len(names) != 1 {
-					t.Errorf("%v at %s, then recovered: files %v", errno, call, names)
-				}
+			for _, call := range []string{"free", "create", "write", "fsync", "link", "sync"} {
+				synctest.Test(t, func(t *testing.T) { failAndRecover(t, named, errno, call) })
 			}
 		}
+	}
+}
+
+func failAndRecover(t *testing.T, named bool, errno syscall.Errno, call string) {
+	dir := spoolDir(t)
+	s, d := openFaulty(t, dir, named, errno)
+	indexedNow(s)
+	d.breaks(call)
+	m := someDelivery(mail.JSON, []byte("x"))
+	err := s.Put(m)
+	if !errors.Is(err, errno) || errors.Is(err, ErrFull) != (errno != syscall.EPERM) {
+		t.Errorf("%v at %s: error %v, ErrFull %v", errno, call, err, errors.Is(err, ErrFull))
+	}
+	if names := files(t, dir); len(names) > 0 {
+		t.Errorf("%v at %s: files %v", errno, call, names)
+	}
+	if st := s.Status(); st.Files != 0 || st.LastError == "" || st.LastErrorAt.IsZero() {
+		t.Errorf("%v at %s: status %+v", errno, call, st)
+	}
+	d.breaks("")
+	time.Sleep(2 * probePause)
+	synctest.Wait()
+	mustPut(t, s, m)
+	mustClose(t, s)
+	if names := files(t, dir); len(names) != 1 {
+		t.Errorf("%v at %s, then recovered: files %v", errno, call, names)
 	}
 }
 

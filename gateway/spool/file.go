@@ -54,27 +54,32 @@ func parseName(name string) (id uuid.UUID, ok bool) {
 	return id, err == nil && id.String() == text
 }
 
-// encode returns the file of d in a buffer that the caller recycles.
-func encode(d *mail.Delivery, now time.Time) ([]byte, error) {
-	var h bytes.Buffer
-	e := json.NewEncoder(&h)
+// newHead returns the head of d's file, as value and as text. Its checksum is not known yet: the text holds zeros for it.
+func newHead(d *mail.Delivery, spooled time.Time) (*head, []byte, error) {
+	h := &head{d.Exchange, d.RoutingKey, d.Format, d.Headers, d.Envelope.Listener, spooled.UTC(), strings.Repeat("0", 2*sha256.Size)}
+	var text bytes.Buffer
+	text.WriteString(prefix)
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
-	err := e.Encode(head{d.Exchange, d.RoutingKey, d.Format, d.Headers, d.Envelope.Listener, now.UTC(), strings.Repeat("0", 2*sha256.Size)})
-	if err != nil {
-		return nil, err
+	if err := e.Encode(h); err != nil {
+		return nil, nil, err
 	}
-	text := bytes.TrimRight(h.Bytes(), "\n")
-	payload := len(prefix) + len(text)
-	if payload >= maxHead {
-		return nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", payload, maxHead)
+	octets := bytes.TrimRight(text.Bytes(), "\n")
+	if len(octets) >= maxHead {
+		return nil, nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", len(octets), maxHead)
 	}
-	b := memory.Buffer(payload + int(d.JSONSize()))
-	b = append(append(b, prefix...), text...)
+	return h, octets, nil
+}
+
+// encode returns the file of d, which head begins, in a buffer that the caller recycles.
+func encode(d *mail.Delivery, head []byte) []byte {
+	payload := len(head)
+	b := append(memory.Buffer(payload+int(d.JSONSize())), head...)
 	b = d.AppendJSON(b)
 	sum := checksum(d, b[payload:])
 	hex.Encode(b[payload-len(`"}`)-hex.EncodedLen(len(sum)):], sum[:])
 	b[payload] = ',' // was the payload's "{"
-	return b, nil
+	return b
 }
 
 // checksum returns the SHA-256 of what is published of d, whose JSON form is given.
@@ -166,17 +171,58 @@ func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := int(size) - payload
+	text, err := readText(f, b[payload:], int(size)-payload)
+	if err != nil {
+		return nil, err
+	}
+	text.Octets()[0] = '{' // was a comma behind the head
+	return h.delivery(id, text)
+}
+
+// loadStray reads one of LSMTPD's own files: a delivery without a destination, whose payload is the file as it is.
+func (s *Spool) loadStray(id uuid.UUID) (*mail.Delivery, error) {
+	f, err := s.dir.open(fileName(id))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := readText(f, nil, int(f.size()))
+	if err != nil {
+		return nil, err
+	}
+	defer text.Release()
+	d, err := mail.DecodeEnvelope(text.Octets())
+	if err == nil && d.ID == id {
+		d.Content, d.Encoded = text.Retain(), true
+	} else if err == nil { // it is published under its file's name: written anew
+		d, err = mail.Decode(text.Octets())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	d.ID, d.Format, d.SpooledAt = id, mail.JSON, f.modified()
+	if err := d.Check(); err != nil {
+		d.Content.Release()
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return d, nil
+}
+
+// readText returns the last n octets of a file, of which the first ones are read already, without white space around them.
+func readText(f source, read []byte, n int) (*memory.Content, error) {
 	text := memory.NewContent(nil, n, nil)
 	room := text.Room()[:n]
-	had := copy(room, b[payload:])
-	if _, err := readAt(f, room[had:], int64(len(b))); err != nil {
+	had := copy(room, read)
+	if _, err := readAt(f, room[had:], f.size()-int64(n-had)); err != nil {
 		text.Release()
 		return nil, err
 	}
-	room[0] = '{'                                      // was a comma behind the head
-	text.Extend(len(bytes.TrimRight(room, " \t\r\n"))) // jq and editors end a file with a newline
-	return h.delivery(id, text)
+	const space = " \t\r\n" // jq and editors end a file with a newline
+	if b := bytes.TrimLeft(room, space); len(b) < n {
+		n = copy(room, b)
+	}
+	text.Extend(len(bytes.TrimRight(room[:n], space)))
+	return text, nil
 }
 
 func readAt(f source, b []byte, off int64) ([]byte, error) {

@@ -33,10 +33,11 @@ func goldenDelivery(format string) *mail.Delivery {
 func TestFile_has_the_form_that_later_versions_must_read(t *testing.T) {
 	for _, format := range []string{mail.JSON, mail.Raw} {
 		d := goldenDelivery(format)
-		got, err := encode(d, time.Date(2025, 9, 23, 23, 19, 0, 0, time.UTC))
+		_, head, err := newHead(d, time.Date(2025, 9, 23, 23, 19, 0, 0, time.UTC))
 		if err != nil {
 			t.Fatal(err)
 		}
+		got := encode(d, head)
 		if !json.Valid(got) {
 			t.Errorf("%s: not JSON: %s", format, got)
 		}
@@ -67,7 +68,7 @@ func place(t *testing.T, dir string, octets []byte) {
 	}
 }
 
-func TestFile_damaged_is_named_in_the_log_once_kept_and_stops_nobody(t *testing.T) {
+func TestFile_damaged_is_named_in_the_log_once_moved_to_bad_and_stops_nobody(t *testing.T) {
 	golden, err := os.ReadFile("testdata/raw.json")
 	if err != nil {
 		t.Fatal(err)
@@ -117,8 +118,16 @@ func TestFile_damaged_is_named_in_the_log_once_kept_and_stops_nobody(t *testing.
 			if n := strings.Count(log.String(), "cannot be read"); n != 1 || !strings.Contains(strings.ReplaceAll(log.String(), `\"`, `"`), c.want) {
 				t.Errorf("log\n%swant it once with %q", log.String(), c.want)
 			}
-			if names := files(t, dir); len(names) != 1 {
-				t.Errorf("files %v, want only the damaged one", names)
+			name := fileName(goldenDelivery(mail.JSON).ID)
+			if names := files(t, dir); !slices.Equal(names, []string{"bad"}) {
+				t.Errorf("files %v, want only bad/", names)
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "bad", name)); err != nil || !bytes.Equal(got, c.octets) {
+				t.Errorf("in bad/ it is %q, %v", got, err)
+			}
+			note, err := os.ReadFile(filepath.Join(dir, "bad", name+".reason"))
+			if err != nil || !strings.Contains(string(note), strings.TrimPrefix(c.want, "unreadable: ")) {
+				t.Errorf("the reason beside it is %q, %v", note, err)
 			}
 		})
 	}
@@ -160,7 +169,7 @@ func TestFile_of_LSMTPD_stays_and_is_counted(t *testing.T) {
 	}
 }
 
-func TestFile_that_is_none_is_left_alone(t *testing.T) {
+func TestFile_that_is_none_is_moved_and_other_names_are_left_alone(t *testing.T) {
 	dir := spoolDir(t)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -182,8 +191,11 @@ func TestFile_that_is_none_is_left_alone(t *testing.T) {
 	if st := s.Status(); st.Unreadable != 3 || st.Files != 0 {
 		t.Errorf("status %+v", st)
 	}
-	if n := len(files(t, dir)); n != 5 {
-		t.Errorf("%d files are left of 5", n)
+	if names := files(t, dir); len(names) != 3 || !slices.Contains(names, "bad") || !slices.Contains(names, "README") {
+		t.Errorf("files %v, want bad/ and the two whose names are not ours", names)
+	}
+	if names := files(t, filepath.Join(dir, "bad")); len(names) != 6 {
+		t.Errorf("in bad/ %v, want three and their reasons", names)
 	}
 }
 

@@ -3,10 +3,12 @@ package spool
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -20,14 +22,18 @@ type directory interface {
 	sync() error                                          // the names, not what is in the files
 	list(each func(name string, regular bool) bool) error // until each returns false
 	leftover(name string) bool                            // tells a temporary file of another process, which a crash left there
+	free() (int64, error)                                 // octets that who is not root may still write
+	setAside(name, reason string) error                   // moves it to bad/
+	aside(each func(BadEntry) bool) error                 // what is in bad/, until each returns false
 	close() error
 }
 
-// file is one that is being written. Close without a successful link before it leaves nothing.
+// file is one that is being written. Close without a successful link or replace before it leaves nothing.
 type file interface {
 	io.WriteCloser
 	Sync() error
-	link(name string) error
+	link(name string) error    // a name that nobody has
+	replace(name string) error // a name that another file has, which loses it
 }
 
 // source is a file that is being read.
@@ -35,6 +41,7 @@ type source interface {
 	io.ReaderAt
 	io.Closer
 	size() int64
+	modified() time.Time
 }
 
 // root is the directory on a real file system. All access goes through os.Root but for linkat, which it has not: its names are
@@ -70,23 +77,35 @@ func (d *root) create() (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &unnamedFile{File: f, dir: d.self}, nil
+	return &unnamedFile{File: f, root: d}, nil
 }
 
 // unnamedFile has no name until it is linked.
 type unnamedFile struct {
 	*os.File
-	dir *os.File
+	root *root
 }
 
 func (f *unnamedFile) link(name string) error {
 	// AT_EMPTY_PATH would do without /proc, but needs CAP_DAC_READ_SEARCH before Linux 6.10.
 	self := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	err := unix.Linkat(unix.AT_FDCWD, self, int(f.dir.Fd()), name, unix.AT_SYMLINK_FOLLOW)
+	err := unix.Linkat(unix.AT_FDCWD, self, int(f.root.self.Fd()), name, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		return &os.LinkError{Op: "linkat", Old: self, New: name, Err: err}
 	}
 	return nil
+}
+
+func (f *unnamedFile) replace(name string) error {
+	temp := f.root.temporary()
+	if err := f.link(temp); err != nil {
+		return err
+	}
+	err := f.root.Rename(temp, name)
+	if err != nil {
+		err = errors.Join(err, f.root.Remove(temp))
+	}
+	return err
 }
 
 // namedFile has a temporary name until it is renamed.
@@ -95,6 +114,8 @@ type namedFile struct {
 	root *os.Root
 	temp string // "" once it is renamed
 }
+
+func (f *namedFile) replace(name string) error { return f.link(name) }
 
 func (f *namedFile) link(name string) error {
 	if err := f.root.Rename(f.temp, name); err != nil {
@@ -112,13 +133,14 @@ func (f *namedFile) Close() error {
 	return err
 }
 
-// sourceFile is a regular file and what was its size when it was opened.
+// sourceFile is a regular file and what it was when it was opened.
 type sourceFile struct {
 	*os.File
-	octets int64
+	info fs.FileInfo
 }
 
-func (f *sourceFile) size() int64 { return f.octets }
+func (f *sourceFile) size() int64         { return f.info.Size() }
+func (f *sourceFile) modified() time.Time { return f.info.ModTime() }
 
 func (d *root) open(name string) (source, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // O_NONBLOCK: a FIFO would keep us waiting
@@ -133,14 +155,27 @@ func (d *root) open(name string) (source, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &sourceFile{f, info.Size()}, nil
+	return &sourceFile{f, info}, nil
 }
 
 func (d *root) remove(name string) error { return d.Remove(name) }
 func (d *root) sync() error              { return d.self.Sync() }
 
+func (d *root) free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.self.Fd()), &st); err != nil {
+		return 0, os.NewSyscallError("fstatfs", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
 func (d *root) list(each func(name string, regular bool) bool) error {
-	f, err := d.Open(".")
+	return d.listOf(".", each)
+}
+
+// listOf reads a directory in chunks: it may hold a million files.
+func (d *root) listOf(path string, each func(name string, regular bool) bool) error {
+	f, err := d.Open(path)
 	if err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ func TestRemove_goes_on_beside_those_who_settle(t *testing.T) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(s.index.byID) > 0 || s.index.removals != nil || s.index.count[removing] != 0 {
-			t.Errorf("the index still knows %d files", len(s.index.byID))
+		if s.index.byID.n > 0 || s.index.removals != nil || s.index.count[removing] != 0 {
+			t.Errorf("the index still knows %d files", s.index.byID.n)
 		}
 	})
 }
@@ -50,7 +50,7 @@ func TestRemove_pauses_between_small_groups_while_somebody_writes(t *testing.T) 
 		s.writers <- struct{}{} // somebody writes
 		s.mu.Lock()
 		for _, d := range all {
-			s.settle(s.index.byID[d.ID], gone)
+			s.settle(s.index.byID.get(d.ID), gone)
 		}
 		s.mu.Unlock()
 		for left := groups - 1; left >= 0; left-- {

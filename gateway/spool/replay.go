@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+
+	"github.com/google/uuid"
 )
 
 // Verdict says what became of one replayed delivery.
@@ -19,6 +21,7 @@ const (
 	Later                    // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
 	Stop                     // the broker is away: kept, and this Replay ends
 	Undecided                // published, and not confirmed yet: kept, and not tried again before Settle says what became of it
+	Returned                 // no queue takes it: as Later, and what else goes to that exchange and key waits behind one file
 )
 
 const (
@@ -52,6 +55,7 @@ type replay struct {
 	s       *Spool
 	try     func(context.Context, *mail.Delivery) (Verdict, error)
 	results chan result
+	pace    pace
 	window  int // deliveries that may be tried at once
 	running int
 	octets  int64 // of the files being tried
@@ -88,47 +92,66 @@ func (r *replay) run(ctx context.Context) error {
 	}
 }
 
-// begin tries as many as the window has room for, and returns how long until the next one leaves its back-off.
+// begin tries as many as window and pace have room for, and returns how long until there may be more to try.
 func (r *replay) begin(ctx context.Context) time.Duration {
-	now := r.s.clock()
 	for {
 		if r.running >= r.window {
 			return math.MaxInt64 // a result comes before
 		}
-		room := maxInFlight - r.octets
-		if r.running == 0 {
-			room = math.MaxInt64
-		}
-		r.s.mu.Lock()
-		e, due := r.s.index.next(now, room)
-		if e != nil {
-			e.settled, e.tried = open, true // what Settle said was of an earlier publish
-		}
-		r.s.mu.Unlock()
-		if e == nil && due == 0 {
-			return math.MaxInt64
-		}
+		e, wait := r.take()
 		if e == nil {
-			return time.Duration(due - now)
+			return wait
 		}
 		r.running++
 		r.octets += e.size
 		go func() {
-			verdict, err := r.one(ctx, e)
+			verdict, err := r.s.one(ctx, e.id, r.try)
 			r.results <- result{e, verdict, err}
 		}()
 	}
 }
 
+// take returns a file that may be tried now; nil where there is none, and how long until there may be one.
+func (r *replay) take() (*entry, time.Duration) {
+	room := maxInFlight - r.octets
+	if r.running == 0 {
+		room = math.MaxInt64
+	}
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.clock()
+	due := s.index.wakeUp(now)
+	if s.index.order.Len() > 0 {
+		if wait := r.pace.wait(time.Duration(now), s.limits.ReplayRate, s.broker.Busy()); wait > 0 {
+			r.window = min(r.window, 1+r.running) // live mail or the rate bounds it: no rush when that ends
+			return nil, wait
+		}
+	}
+	e := s.index.next(now, room, s.broker.Unusable)
+	switch {
+	case e != nil:
+		e.settled, e.tried = open, true // what Settle said was of an earlier publish
+		r.pace.went(time.Duration(now), s.limits.ReplayRate)
+		return e, 0
+	case s.index.resting.Len() > 0: // next may have put more there
+		due = s.index.wakeUp(now)
+	}
+	if due == 0 {
+		return nil, math.MaxInt64
+	}
+	return nil, time.Duration(due - now)
+}
+
 // one reads a file and tries it.
-func (r *replay) one(ctx context.Context, e *entry) (Verdict, error) {
-	d, err := r.s.load(e.id)
+func (s *Spool) one(ctx context.Context, id uuid.UUID, try func(context.Context, *mail.Delivery) (Verdict, error)) (Verdict, error) {
+	d, err := s.load(id)
 	if err != nil {
 		return unloaded, err
 	}
 	defer d.Content.Release()
-	verdict, err := r.try(ctx, d)
-	if verdict == Later && ctx.Err() != nil {
+	verdict, err := try(ctx, d)
+	if (verdict == Later || verdict == Returned) && ctx.Err() != nil {
 		return Stop, err // cut off, which is not the delivery's fault
 	}
 	return verdict, err
@@ -157,38 +180,45 @@ func (r *replay) stop(err error) {
 
 // tried puts a file where its result says.
 func (s *Spool) tried(got result) {
+	e := got.e
+	aside := got.verdict == unloaded && errors.Is(got.err, errUnreadable) && s.quarantine(e.id, got.err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := got.e
 	switch {
+	case aside:
+		s.index.bad++
+		s.index.forget(e)
 	case got.verdict == Done || e.settled == gone:
+		if got.verdict == Done {
+			s.index.passed(e.to)
+		}
 		e.settled = gone
 		s.index.move(e, removing)
 		signal(s.sweep)
 	case got.verdict == Stop:
 		s.index.move(e, ready)
 	case got.verdict == Undecided && e.settled == open:
+		s.index.note(e, got.err)
 		s.index.move(e, held)
+	case got.verdict == Returned:
+		s.index.returned(e.to, s.clock())
+		s.postpone(e, got.err)
 	case got.verdict == Later, got.verdict == Undecided:
-		s.postpone(e)
+		s.postpone(e, got.err)
 	case errors.Is(got.err, fs.ErrNotExist):
 		s.log.Warn("a spool file is gone: somebody took it", "dir", s.path, "file", fileName(e.id))
 		s.index.forget(e)
 	case errors.Is(got.err, errUnreadable):
-		s.logUnreadable(e, got.err)
 		s.index.move(e, unreadable)
 	default:
 		s.noteError(got.err)
 		s.log.Warn("a spool file cannot be read now", "dir", s.path, "file", fileName(e.id), "error", got.err)
-		s.postpone(e)
+		s.postpone(e, got.err)
 	}
 }
 
-// postpone lets e wait for its back-off, which wakes the replay when it is over. s.mu is held.
-func (s *Spool) postpone(e *entry) {
-	pause := min(firstBackOff<<min(e.attempts, 7), maxBackOff)
-	e.attempts++
-	e.due = s.clock() + int64(pause)
-	s.index.move(e, waiting)
+// postpone lets e, which was tried in vain, wait for its back-off, which wakes the replay when it is over. s.mu is held.
+func (s *Spool) postpone(e *entry, why error) {
+	s.index.fail(e, why, s.clock())
 	signal(s.wake)
 }

@@ -18,92 +18,112 @@ const (
 // scan enters what lies in the directory into the index, reading heads only. Put goes on meanwhile.
 func (s *Spool) scan() {
 	defer close(s.indexed)
-	reasons := 0
+	moved, stuck := 0, 0 // unreadable files
 	err := s.dir.list(func(name string, regular bool) bool {
 		if id, ok := parseName(name); ok {
-			s.enter(id, regular, &reasons)
+			s.enter(id, regular, &moved, &stuck)
 		} else if s.dir.leftover(name) {
 			_ = s.dir.remove(name) // its sender never got a 250, and the lock says that its writer is dead
 		}
-		select {
-		case <-s.closing:
-			return false
-		default:
-			return true
-		}
+		return !s.ending()
 	})
-	if reasons > maxReasons {
-		s.log.Error("more spool files cannot be read and stay as they are", "dir", s.path, "files", reasons-maxReasons)
+	if moved > maxReasons {
+		s.log.Error("more spool files cannot be read: they are in bad/ now", "dir", s.path, "files", moved-maxReasons)
+	}
+	if stuck > maxReasons {
+		s.log.Error("more spool files cannot be read, and not be moved to bad/ either: they stay as they are", "dir", s.path, "files", stuck-maxReasons)
 	}
 	if err != nil {
 		s.log.Error("the spool directory cannot be read: mail in it is not replayed", "dir", s.path, "error", err)
+	}
+	if err == nil {
+		err = s.countBad()
+	}
+	if err != nil {
 		s.mu.Lock()
 		s.noteError(err)
 		s.mu.Unlock()
 	}
 }
 
-// enter takes one file into the index.
-func (s *Spool) enter(id uuid.UUID, regular bool, reasons *int) {
+// ending tells whether the Spool is being closed.
+func (s *Spool) ending() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// enter takes one file into the index, or moves it to bad/.
+func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 	s.mu.Lock()
-	known := s.index.byID[id] != nil
+	known := s.index.byID.get(id) != nil
 	s.mu.Unlock()
 	if known {
 		return
 	}
-	e := &entry{id: id, spooled: time.Now().UnixNano()}
-	err := errNotRegular
+	h, size, err := head{}, int64(0), error(errNotRegular)
 	if regular {
-		err = s.look(e)
+		h, size, err = s.look(id)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	as := ready // also what cannot be read for a passing reason: it is read again when it is tried
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return
+	case errors.Is(err, errNoDestination):
+		as = stray
+	case errors.Is(err, errUnreadable):
+		aside := s.dir.setAside(fileName(id), reasonOf(err))
+		if aside == nil {
+			if *moved++; *moved <= maxReasons {
+				s.logUnreadable(id, err, nil)
+			}
+			return
+		}
+		as = unreadable
+		if *stuck++; *stuck <= maxReasons {
+			s.logUnreadable(id, err, aside)
+		}
+	}
+	if h.SpooledAt.IsZero() {
+		h.SpooledAt = time.Now()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.index.byID[id] != nil: // Put wrote it meanwhile
-	case errors.Is(err, errNoDestination):
-		s.index.noDestination++
-	case errors.Is(err, errUnreadable):
-		s.index.add(e, unreadable)
-		if *reasons++; *reasons <= maxReasons {
-			s.logUnreadable(e, err)
-		}
-	default:
-		// One that could not be read for a passing reason is tried with the others, and read again then.
-		s.index.add(e, ready)
-		signal(s.wake)
+	if s.index.byID.get(id) != nil { // Put wrote it meanwhile
+		return
 	}
+	e := s.index.entry(id, &h)
+	e.size = size
+	s.index.add(e, as)
+	signal(s.wake)
 }
 
-// look reads of a file what the index keeps.
-func (s *Spool) look(e *entry) error {
-	f, err := s.dir.open(fileName(e.id))
+// look reads the head of a file. Of one of LSMTPD's own, which has none, SpooledAt is when it was written.
+func (s *Spool) look(id uuid.UUID) (h head, size int64, err error) {
+	f, err := s.dir.open(fileName(id))
 	if err != nil {
-		return err
+		return h, 0, err
 	}
 	defer f.Close()
-	e.size = f.size()
+	size = f.size()
 	for limit := int64(firstLook); ; limit = maxHead {
 		buf := memory.Buffer(int(limit))
-		b, err := readAt(f, buf[:min(e.size, limit)], 0)
+		b, err := readAt(f, buf[:min(size, limit)], 0)
 		if err != nil {
 			memory.Recycle(buf)
-			return err
+			return h, size, err
 		}
 		h, _, partial, err := parseHead(b)
 		memory.Recycle(buf)
-		if partial && limit < maxHead && e.size > limit {
+		if partial && limit < maxHead && size > limit {
 			continue
 		}
-		if err == nil {
-			e.spooled = h.SpooledAt.UnixNano()
+		if errors.Is(err, errNoDestination) {
+			h.SpooledAt = f.modified()
 		}
-		return err
+		return h, size, err
 	}
-}
-
-func (s *Spool) logUnreadable(e *entry, err error) {
-	s.log.Error("a spool file cannot be read and stays as it is", "dir", s.path, "file", fileName(e.id), "error", err)
 }

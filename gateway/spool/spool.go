@@ -24,8 +24,10 @@ const maxWriters = 64
 
 // Options say where a Spool is.
 type Options struct {
-	Dir string       // made where it is missing; its path is taken as it is given
-	Log *slog.Logger // nil logs nothing
+	Dir    string       // made where it is missing; its path is taken as it is given
+	Log    *slog.Logger // nil logs nothing
+	Limits Limits       // as SetLimits has them
+	Broker Broker       // nil: one that takes no mail of others
 }
 
 // Spool is one directory of deliveries. Its methods may be called from any goroutine.
@@ -34,6 +36,7 @@ type Spool struct {
 	warning string
 	log     *slog.Logger
 	dir     directory
+	broker  Broker
 	commits group
 	began   time.Time
 
@@ -47,6 +50,9 @@ type Spool struct {
 
 	mu          sync.Mutex // guards what follows
 	index       index
+	limits      Limits
+	closed      bool
+	failing     error // why the disk takes nothing until a probe passes; nil where it does
 	lastError   string
 	lastErrorAt time.Time
 }
@@ -65,11 +71,15 @@ func start(o Options, dir directory) *Spool {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Broker == nil {
+		o.Broker = nobody{}
+	}
 	s := &Spool{
 		path:    o.Dir,
 		warning: Warning(o.Dir),
 		log:     o.Log,
 		dir:     dir,
+		broker:  o.Broker,
 		commits: group{sync: dir.sync},
 		began:   time.Now(),
 		writers: make(chan struct{}, maxWriters),
@@ -78,8 +88,9 @@ func start(o Options, dir directory) *Spool {
 		sweep:   make(chan struct{}, 1),
 		indexed: make(chan struct{}),
 		closing: make(chan struct{}),
-		index:   newIndex(),
+		limits:  o.Limits,
 	}
+	s.index = newIndex(&s.mu)
 	if s.warning != "" {
 		s.log.Warn(s.warning, "dir", s.path)
 	}
@@ -91,6 +102,12 @@ func start(o Options, dir directory) *Spool {
 // Close waits for every Put under way, removes what was confirmed and gives up the lock. A Replay must have returned before it.
 func (s *Spool) Close() error {
 	close(s.closing)
+	s.mu.Lock()
+	s.closed = true
+	for _, o := range s.index.origins {
+		o.room.Broadcast()
+	}
+	s.mu.Unlock()
 	for range maxWriters {
 		s.writers <- struct{}{}
 	}
@@ -106,23 +123,15 @@ func (s *Spool) Put(d *mail.Delivery) error {
 	if err := d.Check(); err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	select {
-	case s.writers <- struct{}{}:
-		defer func() { <-s.writers }()
-	case <-s.closing:
-		return ErrClosed
-	}
-	now := time.Now()
-	e, err := s.begin(d.ID, now)
+	h, text, err := newHead(d, time.Now())
 	if err != nil {
-		return err
+		return fmt.Errorf("spool: %w", err)
 	}
-	octets, err := encode(d, now)
-	if err == nil {
-		err = s.store(fileName(d.ID), octets)
-		e.size = int64(len(octets))
-		memory.Recycle(octets)
+	e, err := s.begin(d.ID, h, int64(len(text))+d.JSONSize())
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
 	}
+	err = s.put(d, text)
 	s.written(e, err)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
@@ -130,31 +139,17 @@ func (s *Spool) Put(d *mail.Delivery) error {
 	return nil
 }
 
-// begin enters a file into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
-func (s *Spool) begin(id uuid.UUID, now time.Time) (*entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.index.byID[id] != nil {
-		return nil, fmt.Errorf("spool: %s is there already", id)
+// put writes d, whose file begins with head, when its turn among all writers comes.
+func (s *Spool) put(d *mail.Delivery, head []byte) error {
+	select {
+	case s.writers <- struct{}{}:
+		defer func() { <-s.writers }()
+	case <-s.closing:
+		return ErrClosed
 	}
-	e := &entry{id: id, spooled: now.UnixNano(), state: writing}
-	s.index.byID[id] = e
-	return e, nil
-}
-
-// written ends what begin began.
-func (s *Spool) written(e *entry, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		delete(s.index.byID, e.id)
-		s.noteError(err)
-		return
-	}
-	s.index.add(e, held)
-	if e.settled != open {
-		s.settle(e, e.settled)
-	}
+	octets := encode(d, head)
+	defer memory.Recycle(octets)
+	return s.store(fileName(d.ID), octets)
 }
 
 // Settle says what became of a publish that was not decided: the first one, of a delivery that Put wrote or still writes, or one of
@@ -163,7 +158,7 @@ func (s *Spool) written(e *entry, err error) {
 func (s *Spool) Settle(id uuid.UUID, confirmed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.index.byID[id]
+	e := s.index.byID.get(id)
 	if e == nil || e.settled == gone {
 		return
 	}
@@ -183,7 +178,7 @@ func (s *Spool) settle(e *entry, as settlement) {
 		s.index.move(e, removing)
 		signal(s.sweep)
 	case e.state == held && e.tried:
-		s.postpone(e)
+		s.postpone(e, nil)
 	case e.state == held:
 		s.index.move(e, ready)
 		signal(s.wake)
@@ -195,12 +190,13 @@ type Status struct {
 	Dir           string    `json:"dir"`
 	Files         int       `json:"files"` // deliveries that wait for the broker
 	Octets        int64     `json:"octets"`
-	Held          int       `json:"held"`            // of Files: the first publish is not decided
-	Retrying      int       `json:"retrying"`        // of Files: the last replay failed for the delivery's own reason
-	Oldest        time.Time `json:"oldest,omitzero"` // of Files; zero where there is none
-	Unreadable    int       `json:"unreadable"`      // files that cannot be replayed, left as they are
-	NoDestination int       `json:"no_destination"`  // LSMTPD's own files, which do not say where to
-	Indexing      bool      `json:"indexing"`        // what lay there at start is not wholly counted yet
+	Held          int       `json:"held"`              // of Files: the first publish is not decided
+	Retrying      int       `json:"retrying"`          // of Files: the last replay failed for the delivery's own reason
+	Oldest        time.Time `json:"oldest,omitzero"`   // of Files; zero where there is none
+	Unreadable    int       `json:"unreadable"`        // files that cannot be replayed: in bad/, or left as they are
+	NoDestination int       `json:"no_destination"`    // LSMTPD's own files, which do not say where to
+	Indexing      bool      `json:"indexing"`          // what lay there at start is not wholly counted yet
+	Failing       string    `json:"failing,omitempty"` // why the disk takes nothing until a test of it passes
 	Warning       string    `json:"warning,omitempty"`
 	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
 	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
@@ -216,14 +212,17 @@ func (s *Spool) Status() Status {
 		Octets:        s.index.octets,
 		Held:          s.index.count[held],
 		Retrying:      s.index.waiting.Len(),
-		Unreadable:    s.index.count[unreadable],
-		NoDestination: s.index.noDestination,
+		Unreadable:    s.index.count[unreadable] + s.index.bad,
+		NoDestination: s.index.count[stray],
 		Warning:       s.warning,
 		LastError:     s.lastError,
 		LastErrorAt:   s.lastErrorAt,
 	}
 	if st.Files > 0 {
-		st.Oldest = time.Unix(0, s.index.byAge.entries[0].spooled)
+		st.Oldest = time.Unix(0, s.index.byAge.first().spooled)
+	}
+	if s.failing != nil {
+		st.Failing = s.failing.Error()
 	}
 	select {
 	case <-s.indexed:

@@ -11,12 +11,10 @@ import (
 // be worse.
 var (
 	pendingKeys = []string{
-		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
+		"admin.address", "amqp.tls",
 	}
-	pendingListenerKeys = []string{
-		"protocol", "spool_max_bytes",
-	}
-	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
+	pendingListenerKeys = []string{}
+	pendingSchemes      = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.

@@ -1,0 +1,188 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Limits bound what a Spool takes and how fast a replay goes. They may change at any time; the zero Limits is none.
+type Limits struct {
+	MaxBytes   int64            // octets of files that wait; 0: no limit
+	MinFree    int64            // octets that stay free on the file system
+	Listeners  map[string]int64 // by name, the octets of its files that wait; 0, or not there: no limit. It is not changed
+	ReplayRate int              // files a second; 0: no limit
+}
+
+// Broker is what a Spool asks about the broker. It is asked with locks held: the answers are there at once.
+type Broker interface {
+	Available() bool               // mail is taken now
+	Busy() bool                    // live mail waits for its turn: a replay gives way
+	Unusable(exchange string) bool // nothing may be published there now: a replay passes it over
+}
+
+// nobody is the broker of a Spool that was given none.
+type nobody struct{}
+
+func (nobody) Available() bool      { return false }
+func (nobody) Busy() bool           { return false }
+func (nobody) Unusable(string) bool { return false }
+
+// writersBeside is how many files of one listener are written at once while the broker takes mail: on one disk its fsyncs slow the
+// broker's confirms for everybody. In an outage there is no such limit.
+const writersBeside = 4
+
+// SetLimits puts l in force.
+func (s *Spool) SetLimits(l Limits) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limits = l
+	signal(s.wake)
+}
+
+// begin enters a file of size octets into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
+// Nothing is written yet: here whoever is over a limit is told so.
+func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
+	free, err := s.dir.free()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if err != nil {
+		s.noteError(err)
+		return nil, classify(err)
+	}
+	if s.index.byID.get(id) != nil {
+		return nil, fmt.Errorf("%s is there already", id)
+	}
+	e := s.index.entry(id, h)
+	err = s.turnOf(e.from)
+	if err == nil {
+		err = s.admit(e.from, size, free)
+	}
+	if err == nil && s.index.byID.get(id) != nil { // while it waited
+		err = fmt.Errorf("%s is there already", id)
+	}
+	if err != nil {
+		e.from.room.Signal() // its turn is the next one's
+		s.index.drop(e)
+		return nil, err
+	}
+	e.size = size
+	e.from.writing++
+	e.from.octets += size
+	s.index.reserved += size
+	s.index.byID.put(e)
+	return e, nil
+}
+
+// turnOf waits until one more file of a listener may be written. s.mu is held, and given up meanwhile.
+func (s *Spool) turnOf(o *origin) error {
+	for o.writing >= writersBeside && !s.closed && s.broker.Available() {
+		o.room.Wait()
+	}
+	o.room.Signal() // the next one may go too where the broker went away
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
+// admit tells why no file of size octets is taken from a listener. What lay there at start counts when it is counted; until then
+// only the file system's room does. s.mu is held.
+func (s *Spool) admit(o *origin, size, free int64) error {
+	if s.failing != nil {
+		return fmt.Errorf("%w: the disk failed, and no test of it has passed since: %w", ErrFull, s.failing)
+	}
+	if l := s.limits.MinFree; l > 0 && free-s.index.reserved-size < l {
+		return fmt.Errorf("%w: %d octets are free on the file system, and spool.min_free is %d", ErrFull, free, l)
+	}
+	select {
+	case <-s.indexed:
+	default:
+		return nil
+	}
+	if l := s.limits.MaxBytes; l > 0 && s.index.octets+s.index.reserved+size > l {
+		return fmt.Errorf("%w: spool.max_bytes of %d is reached", ErrFull, l)
+	}
+	if l := s.limits.Listeners[o.name]; l > 0 && o.octets+size > l {
+		return fmt.Errorf("%w: spool_max_bytes of listener %q, %d, is reached", ErrFull, o.name, l)
+	}
+	return nil
+}
+
+// written ends what begin began.
+func (s *Spool) written(e *entry, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.reserved -= e.size
+	e.from.octets -= e.size
+	e.from.writing--
+	e.from.room.Signal()
+	if err != nil {
+		s.index.byID.remove(e)
+		s.index.drop(e)
+		if !errors.Is(err, ErrClosed) {
+			s.noteError(err)
+		}
+		s.failed(err)
+		return
+	}
+	s.index.add(e, held)
+	if e.settled != open {
+		s.settle(e, e.settled)
+	}
+}
+
+// probePause is how long after a failure of the disk, and after a probe in vain, it is tried again.
+const probePause = time.Second
+
+// failed has no file taken any more after a disk failed to write: what is in its cache may be lost, and a second fsync of the same
+// file would call that a success. s.mu is held.
+func (s *Spool) failed(err error) {
+	if !errors.Is(err, syscall.EIO) || s.failing != nil || s.closed {
+		return
+	}
+	s.failing = err
+	s.log.Error("the spool's disk fails: no mail is taken into it until a test of it passes", "dir", s.path, "error", err)
+	s.tasks.Go(s.mend)
+}
+
+// mend tests the disk until it works again.
+func (s *Spool) mend() {
+	tick := time.NewTicker(probePause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.closing:
+			return
+		}
+		err := s.probe()
+		s.mu.Lock()
+		if err == nil {
+			s.failing = nil
+			s.mu.Unlock()
+			s.log.Info("the spool's disk works again", "dir", s.path)
+			return
+		}
+		s.noteError(err)
+		s.mu.Unlock()
+	}
+}
+
+// probe writes a file as store does, and leaves nothing.
+func (s *Spool) probe() error {
+	f, err := s.write(make([]byte, 4<<10))
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return s.commits.wait()
+}

@@ -1,0 +1,283 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"lsmtpd/gateway/mail"
+)
+
+// from returns a delivery of a listener.
+func from(listener string) *mail.Delivery {
+	d := someDelivery(mail.JSON, []byte(strings.Repeat("x", 1000)))
+	d.Envelope.Listener = listener
+	return d
+}
+
+// fileSize returns the octets that the file of from(listener) has.
+func fileSize(t *testing.T, listener string) int64 {
+	t.Helper()
+	d := from(listener)
+	_, text, err := newHead(d, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(len(encode(d, text))) + 1 // the time of spooling may be a digit longer
+}
+
+// wantFull fails t unless a put is refused for lack of room, before anything is written, with a text that holds why.
+func wantFull(t *testing.T, s *Spool, d *mail.Delivery, why string) {
+	t.Helper()
+	f := s.dir.(*faulty)
+	before := f.created.Load()
+	if err := s.Put(d); !errors.Is(err, ErrFull) || !strings.Contains(errText(err), why) {
+		t.Errorf("error %v, want ErrFull with %q", err, why)
+	}
+	if f.created.Load() != before {
+		t.Error("something was written before it was refused")
+	}
+}
+
+func TestPut_over_max_bytes_is_refused_until_there_is_room(t *testing.T) {
+	dir := spoolDir(t)
+	s, _ := openFaulty(t, dir, false, nil)
+	defer mustClose(t, s)
+	indexedNow(s)
+	s.SetLimits(Limits{MaxBytes: 2 * fileSize(t, "a")})
+	first := from("a")
+	mustPut(t, s, first)
+	mustPut(t, s, from("b"))
+	wantFull(t, s, from("c"), "max_bytes")
+	if got := s.Status(); got.Files != 2 || got.LastError != "" {
+		t.Errorf("status %+v", got)
+	}
+	s.Settle(first.ID, true)
+	mustPut(t, s, from("c"))
+	s.SetLimits(Limits{})
+	mustPut(t, s, from("a"))
+}
+
+func TestPut_of_a_listener_over_its_share_is_refused_and_nobody_elses(t *testing.T) {
+	dir := spoolDir(t)
+	s, _ := openFaulty(t, dir, false, nil)
+	indexedNow(s)
+	limits := Limits{Listeners: map[string]int64{"a": fileSize(t, "a"), "unlimited": 0}}
+	s.SetLimits(limits)
+	mustPut(t, s, from("a"))
+	wantFull(t, s, from("a"), `listener "a"`)
+	for _, other := range []string{"b", "b", "unlimited", "unlimited"} {
+		mustPut(t, s, from(other))
+	}
+	mustClose(t, s)
+
+	s, _ = openFaulty(t, dir, false, nil) // counts what lies there
+	defer mustClose(t, s)
+	indexedNow(s)
+	s.SetLimits(limits)
+	wantFull(t, s, from("a"), `listener "a"`)
+	mustPut(t, s, from("b"))
+}
+
+func TestPut_leaves_min_free_on_the_file_system(t *testing.T) {
+	s, d := openFaulty(t, spoolDir(t), false, nil)
+	defer mustClose(t, s)
+	s.SetLimits(Limits{MinFree: 1 << 20})
+	d.room.Store(1<<20 + 100)
+	wantFull(t, s, from("a"), "min_free")
+	d.room.Store(2 << 20)
+	mustPut(t, s, from("a"))
+}
+
+func TestPut_before_everything_is_counted_is_bounded_by_min_free_alone(t *testing.T) {
+	d, err := openDirectory(spoolDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := &slowList{faulty: &faulty{directory: d}, go_on: make(chan struct{})}
+	slow.breaks("")
+	s := start(Options{Dir: "x", Limits: Limits{MaxBytes: 1, Listeners: map[string]int64{"a": 1}, MinFree: 1}}, slow)
+	defer mustClose(t, s)
+	mustPut(t, s, from("a"))
+	slow.room.Store(1)
+	if err := s.Put(from("a")); !errors.Is(err, ErrFull) {
+		t.Errorf("error %v", err)
+	}
+	slow.room.Store(0)
+	close(slow.go_on)
+	indexedNow(s)
+	if err := s.Put(from("a")); !errors.Is(err, ErrFull) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// slowList is a directory that takes its time to say what is in it.
+type slowList struct {
+	*faulty
+	go_on chan struct{}
+}
+
+func (d *slowList) list(each func(string, bool) bool) error {
+	<-d.go_on
+	return d.faulty.list(each)
+}
+
+// someBroker is what a test says of the broker.
+type someBroker struct {
+	available, busy atomic.Bool
+	unusable        atomic.Pointer[string]
+}
+
+func (b *someBroker) Available() bool { return b.available.Load() }
+func (b *someBroker) Busy() bool      { return b.busy.Load() }
+func (b *someBroker) Unusable(exchange string) bool {
+	name := b.unusable.Load()
+	return name != nil && *name == exchange
+}
+
+// slowDisk counts the writers of each listener: an fsync takes a second of the test's clock.
+type slowDisk struct {
+	directory
+	mu   sync.Mutex
+	now  int
+	most int
+}
+
+type slowFile struct {
+	file
+	d *slowDisk
+}
+
+func (d *slowDisk) create() (file, error) {
+	f, err := d.directory.create()
+	return &slowFile{f, d}, err
+}
+
+func (d *slowDisk) add(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.now += n
+	d.most = max(d.most, d.now)
+}
+
+func (f *slowFile) Sync() error {
+	f.d.add(1)
+	defer f.d.add(-1)
+	time.Sleep(time.Second)
+	return f.file.Sync()
+}
+
+func TestPut_of_a_listener_writes_four_files_at_once_beside_a_broker_that_takes_mail(t *testing.T) {
+	for _, c := range []struct {
+		available bool
+		listeners int
+		most      int
+	}{{true, 1, writersBeside}, {true, 3, 3 * writersBeside}, {false, 1, 20}} {
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, err := openDirectory(spoolDir(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				disk, broker := &slowDisk{directory: d}, &someBroker{}
+				broker.available.Store(c.available)
+				s := start(Options{Dir: "x", Broker: broker}, disk)
+				defer mustClose(t, s)
+				var all sync.WaitGroup
+				for i := range 20 {
+					all.Go(func() { mustPut(t, s, from(fmt.Sprint(i%c.listeners))) })
+				}
+				all.Wait()
+				if disk.most != c.most {
+					t.Errorf("%d files were written at once, want %d", disk.most, c.most)
+				}
+				if st := s.Status(); st.Files != 20 {
+					t.Errorf("status %+v", st)
+				}
+			})
+		})
+	}
+}
+
+func TestPut_that_waits_for_its_listeners_turn_goes_on_when_the_broker_goes_away_or_the_spool_closes(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d, err := openDirectory(spoolDir(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			disk, broker := &slowDisk{directory: d}, &someBroker{}
+			broker.available.Store(true)
+			s := start(Options{Dir: "x", Broker: broker}, disk)
+			errs := make(chan error, 40)
+			for range 40 {
+				go func() { errs <- s.Put(from("a")) }()
+			}
+			synctest.Wait()
+			if closes {
+				mustClose(t, s)
+			}
+			broker.available.Store(false)
+			var refused int
+			for range 40 {
+				if err := <-errs; errors.Is(err, ErrClosed) {
+					refused++
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if !closes {
+				mustClose(t, s)
+			}
+			if want := map[bool]int{false: 0, true: 40 - writersBeside}[closes]; refused != want {
+				t.Errorf("closes %v: %d puts were refused, want %d", closes, refused, want)
+			}
+			if len(s.index.origins) != 0 && closes == false && s.index.origins["a"].files != 40 {
+				t.Errorf("origin %+v", s.index.origins["a"])
+			}
+		})
+	}
+}
+
+func TestPut_after_a_failed_fsync_is_refused_until_a_test_of_the_disk_passes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, call := range []string{"write", "fsync", "sync"} {
+			s, d := openFaulty(t, spoolDir(t), false, syscall.EIO)
+			indexedNow(s)
+			d.breaks(call)
+			m := from("a")
+			if err := s.Put(m); !errors.Is(err, ErrFull) || !errors.Is(err, syscall.EIO) {
+				t.Errorf("%s: error %v", call, err)
+			}
+			if n := d.fsyncs.Load(); call == "fsync" && n != 1 {
+				t.Errorf("%d fsyncs of one file", n)
+			}
+			wantFull(t, s, m, "the disk failed")
+			time.Sleep(10 * probePause) // in vain
+			synctest.Wait()
+			wantFull(t, s, m, "the disk failed")
+			if st := s.Status(); st.Failing == "" || st.LastError == "" || st.Files != 0 {
+				t.Errorf("%s: status %+v", call, st)
+			}
+			d.breaks("")
+			time.Sleep(2 * probePause)
+			synctest.Wait()
+			if st := s.Status(); st.Failing != "" {
+				t.Errorf("%s: status %+v", call, st)
+			}
+			mustPut(t, s, m)
+			d.breaks(call)
+			_ = s.Put(from("a")) // and closed while it fails
+			mustClose(t, s)
+			if names := files(t, s.path); len(names) != 1 {
+				t.Errorf("%s: files %v", call, names)
+			}
+		}
+	})
+}

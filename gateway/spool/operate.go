@@ -1,0 +1,193 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+
+	"github.com/google/uuid"
+)
+
+var (
+	// ErrNotFound tells that no such file waits in the spool: it may just have been delivered.
+	ErrNotFound = fmt.Errorf("not in the spool: %w", fs.ErrNotExist)
+	// ErrBusy tells that a file is being published, or that its publish is not decided yet.
+	ErrBusy = errors.New("being published")
+	// ErrNoDestination tells that one of LSMTPD's own files has to be given a destination first.
+	ErrNoDestination = errors.New("it does not say where to: give it a destination")
+)
+
+// Read returns a delivery that waits, and what is known of it. Content is the mail itself in either format, and the caller's to
+// release.
+func (s *Spool) Read(id uuid.UUID) (*mail.Delivery, Entry, error) {
+	entry, err := s.describe(id)
+	if err != nil {
+		return nil, Entry{}, err
+	}
+	d, err := s.loadAny(id, entry.NoDestination)
+	if err != nil {
+		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
+	}
+	if !d.Encoded {
+		return d, entry, nil
+	}
+	defer d.Content.Release()
+	decoded, err := mail.Decode(d.Content.Octets())
+	if err != nil {
+		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
+	}
+	decoded.Exchange, decoded.RoutingKey, decoded.Format, decoded.Headers, decoded.SpooledAt = d.Exchange, d.RoutingKey, d.Format, d.Headers, d.SpooledAt
+	return decoded, entry, nil
+}
+
+func (s *Spool) loadAny(id uuid.UUID, isStray bool) (*mail.Delivery, error) {
+	if isStray {
+		return s.loadStray(id)
+	}
+	return s.load(id)
+}
+
+// hold takes a file into the caller's hands, so that nobody else touches it until release. It returns whose it was.
+func (s *Spool) hold(id uuid.UUID) (*entry, state, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID.get(id)
+	switch {
+	case s.closed:
+		return nil, 0, ErrClosed
+	case e == nil || e.state == removing || e.state == unreadable:
+		return nil, 0, fmt.Errorf("spool: %s: %w", id, ErrNotFound)
+	case e.state == writing || e.state == held || e.state == trying:
+		return nil, 0, fmt.Errorf("spool: %s: %w", id, ErrBusy)
+	}
+	was := e.state
+	s.index.move(e, trying)
+	return e, was, nil
+}
+
+// release gives a file back into the hands it came from.
+func (s *Spool) release(e *entry, to state) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.settled == gone {
+		s.index.move(e, removing)
+		signal(s.sweep)
+		return
+	}
+	s.index.move(e, to)
+	signal(s.wake)
+}
+
+// Remove deletes a file for good, on an operator's word; it is gone when Remove returns nil. ErrBusy: not while it is being published.
+func (s *Spool) Remove(id uuid.UUID) error {
+	e, was, err := s.hold(id)
+	if err != nil {
+		return err
+	}
+	err = s.dir.remove(fileName(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.release(e, was)
+		return fmt.Errorf("spool: %w", err)
+	}
+	s.mu.Lock()
+	s.index.forget(e)
+	s.mu.Unlock()
+	if err := s.commits.wait(); err != nil {
+		return fmt.Errorf("spool: %s is removed, but a crash may bring it back: %w", id, err)
+	}
+	return nil
+}
+
+// Retry makes files due at once, whatever their back-off: those named before all others, or all where none is named. It wakes the
+// replay and does not wait for it. Those that are not there are passed over.
+func (s *Spool) Retry(ids ...uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(ids) == 0 {
+		for s.index.waiting.Len() > 0 {
+			s.index.move(s.index.waiting.first().e, ready)
+		}
+		for s.index.resting.Len() > 0 {
+			s.index.rest(s.index.resting.first(), 0)
+		}
+	}
+	for _, id := range ids {
+		e := s.index.byID.get(id)
+		if e == nil || e.state != ready && e.state != waiting {
+			continue
+		}
+		s.index.leave(e, ready)
+		e.urgent = true
+		s.index.enter(e, ready)
+		s.index.rest(e.to, 0)
+	}
+	signal(s.wake)
+}
+
+// Redirect makes exchange and key the destination of a file from now on, on an operator's word: the file is written anew, with its
+// spooling time, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published.
+func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
+	e, was, err := s.hold(id)
+	if err != nil {
+		return err
+	}
+	size, err := s.rewrite(id, was == stray, exchange, key)
+	if err != nil {
+		s.release(e, was)
+		return fmt.Errorf("spool: %s: %w", id, err)
+	}
+	s.mu.Lock()
+	s.index.resize(e, size)
+	s.index.redirect(e, exchange, key)
+	e.urgent = true
+	s.mu.Unlock()
+	s.release(e, ready)
+	return nil
+}
+
+// rewrite writes the file of id anew, for another destination, and returns its size.
+func (s *Spool) rewrite(id uuid.UUID, isStray bool, exchange, key string) (int64, error) {
+	d, err := s.loadAny(id, isStray)
+	if err != nil {
+		return 0, err
+	}
+	defer d.Content.Release()
+	d.Exchange, d.RoutingKey = exchange, key
+	if err := d.Check(); err != nil {
+		return 0, err
+	}
+	_, text, err := newHead(d, d.SpooledAt)
+	if err != nil {
+		return 0, err
+	}
+	octets := encode(d, text)
+	defer memory.Recycle(octets)
+	return int64(len(octets)), s.replace(fileName(id), octets)
+}
+
+// Try has one file published now, whatever its back-off, and does with it what the verdict says, as Replay does. The error is
+// try's, ErrNotFound, ErrBusy, ErrNoDestination, or why the file cannot be read.
+func (s *Spool) Try(ctx context.Context, id uuid.UUID, try func(context.Context, *mail.Delivery) (Verdict, error)) (Verdict, error) {
+	e, was, err := s.hold(id)
+	if err != nil {
+		return Later, err
+	}
+	if was == stray {
+		s.release(e, was)
+		return Later, fmt.Errorf("spool: %s: %w", id, ErrNoDestination)
+	}
+	s.mu.Lock()
+	e.settled, e.tried = open, true
+	s.index.rest(e.to, 0)
+	s.mu.Unlock()
+	verdict, err := s.one(ctx, id, try)
+	s.tried(result{e, verdict, err})
+	if verdict == unloaded {
+		return Later, fmt.Errorf("spool: %s: %w", id, err)
+	}
+	return verdict, err
+}
