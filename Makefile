@@ -1,7 +1,7 @@
 # `make` alone lists what there is to make.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rabbitmq4 lint bench soak clean need-go devnode
+.PHONY: help run build test test-rabbitmq4 lint bench soak interop clean need-go devnode
 
 SHELL := /bin/sh
 # Where Go's own archive puts it, for a PATH that does not say so.
@@ -43,6 +43,7 @@ CAN_RACE = { test "$$(go env CGO_ENABLED)" = 1 && echo '\#include <stdlib.h>' | 
 lint: need-go ## vet, staticcheck and gofmt
 	go vet $(PKG)
 	go run $(STATICCHECK) $(PKG)
+	cd gateway/bench && go vet ./...
 	@bad=$$(gofmt -l gateway routes) && if [ -n "$$bad" ]; then echo "gofmt -w:"; echo "$$bad"; exit 1; fi
 
 bench: need-go devnode ## run the benchmarks (BENCH=pattern)
@@ -50,6 +51,10 @@ bench: need-go devnode ## run the benchmarks (BENCH=pattern)
 
 soak: need-go devnode ## run the tests that take long, those named TestSoak
 	LSMTPD_SOAK=1 $(WITH_RABBITMQ) -- go test -run '^TestSoak' -count 1 -v -timeout 6h $(PKG)
+
+interop: need-go devnode ## drive it by swaks, Postfix, Exim and emersion/go-smtp, downloaded
+	LSMTPD_PEERS=1 $(WITH_RABBITMQ) -- go test -run '^TestInterop' -count 1 -v ./gateway/e2e
+	cd gateway/bench && ../../$(WITH_RABBITMQ) -- go test -run '^TestInterop' -count 1 -v ./...
 
 clean: ## remove what was built (mail and queues stay in .run/)
 	rm -rf bin

@@ -252,6 +252,8 @@ type payload struct {
 	MailID       string    `json:"mail_id"`
 	Listener     string    `json:"listener"`
 	ClientIP     string    `json:"client_ip"`
+	User         string    `json:"user"`
+	TLS          string    `json:"tls"`
 	Size         int64     `json:"size"`
 	Encoding     string    `json:"encoding"`
 }

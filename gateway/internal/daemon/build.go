@@ -63,19 +63,21 @@ func build() (string, error) {
 	return path, nil
 }
 
-// moduleRoot is the nearest directory above the test's that has a go.mod.
+// moduleRoot is the nearest directory above the test's that has the program and a go.mod.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		_, noModule := os.Stat(filepath.Join(dir, "go.mod"))
+		_, noProgram := os.Stat(filepath.Join(dir, "gateway", "cmd", "lsmtpd"))
+		if noModule == nil && noProgram == nil {
 			return dir, nil
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", fmt.Errorf("no go.mod above the working directory")
+			return "", fmt.Errorf("no go.mod with gateway/cmd/lsmtpd above the working directory")
 		}
 		dir = parent
 	}
