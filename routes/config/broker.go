@@ -60,6 +60,19 @@ func setTemplate(d *decoder, v reflect.Value, text string, f *field) string {
 	return ""
 }
 
+// showURL writes a URL without its password, and without what stands behind a "?".
+func showURL(v reflect.Value) string {
+	u, err := url.Parse(v.String())
+	if err != nil {
+		return masked
+	}
+	shown := u.Scheme + "://"
+	if u.User != nil {
+		shown += u.User.Username() + ":" + masked + "@"
+	}
+	return shown + u.Host + u.EscapedPath()
+}
+
 // setNamed checks the name of something that is on the broker, perhaps already.
 func setNamed(d *decoder, v reflect.Value, text string, f *field) string {
 	if text == "" {

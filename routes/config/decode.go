@@ -67,7 +67,17 @@ func (d *decoder) wrote(key string) bool {
 func (d *decoder) key(f *field) string { return d.base + f.path }
 
 func (d *decoder) mark(key string, n *yaml.Node) {
-	d.marks = append(d.marks, mark{key, int32(n.Line), int32(n.Column)})
+	d.marks = append(d.marks, mark{key: key, line: int32(n.Line), col: int32(n.Column)})
+}
+
+// markVariable notes that the environment gave a part of key's value: it may be a secret, and is not shown.
+func (d *decoder) markVariable(key string) {
+	for i := len(d.marks) - 1; i >= d.first; i-- {
+		if d.marks[i].key == key {
+			d.marks[i].variable = true
+			return
+		}
+	}
 }
 
 // carry decodes the carrier v from n and returns its marks. key counts from the carrier around it.
@@ -319,6 +329,7 @@ func (d *decoder) text(n *yaml.Node, key, want string, tags []string) (string, b
 			return "", false
 		}
 		if expanded != text {
+			d.markVariable(key)
 			return d.printable(at, key, expanded)
 		}
 	}

@@ -23,8 +23,11 @@ type Change struct {
 	Removed bool   `json:"removed,omitempty"` // the new file says less: the key is gone, or a list or mapping is shorter
 }
 
-// masked stands for a secret in whatever is shown.
-const masked = "(secret)"
+// What stands for a value that is not shown.
+const (
+	masked   = "(secret)"
+	variable = "(from the environment)" // it may be a secret
+)
 
 // Diff tells what changed between two configurations. It returns changes of top keys first, then the new listeners in their
 // order, then those that are gone. A renamed listener is one that is gone and one that is new.
@@ -78,7 +81,7 @@ func (d *differ) group(g *group, old, new reflect.Value) {
 			d.group(f.group, a.Elem(), b.Elem())
 		case !same(a, b):
 			d.add(Change{
-				Key: d.inside + f.path, Place: d.at(f.path), Old: f.show(a), New: f.show(b), Effect: f.effect,
+				Key: d.inside + f.path, Place: d.at(f.path), Old: f.showMarked(a, d.before), New: f.showMarked(b, d.after), Effect: f.effect,
 				Removed: shorter(a, b) || d.before.has(f.path) && !d.after.has(f.path),
 			})
 		}
@@ -160,7 +163,12 @@ func (d *differ) routes(old []Route, l *Listener) {
 	}
 }
 
-func (r *Route) show() string { return routeGroup.show(reflect.ValueOf(r).Elem()) }
+func (r *Route) show() string {
+	if r.marks.variable("") {
+		return variable
+	}
+	return routeGroup.show(reflect.ValueOf(r).Elem())
+}
 
 // same compares what is written in two routes: a table may hold a hundred thousand, too many for reflection.
 func (r *Route) same(o *Route) bool {
@@ -174,6 +182,14 @@ func sameText(a, b *string) bool {
 	return a == b || a != nil && b != nil && *a == *b
 }
 
+// showMarked is show, and tells nothing that the environment gave.
+func (f *field) showMarked(v reflect.Value, m *marks) string {
+	if m.variable(f.path) {
+		return variable
+	}
+	return f.show(v)
+}
+
 // show writes a value as the file would have it; "" is nothing.
 func (f *field) show(v reflect.Value) string {
 	switch {
@@ -183,7 +199,7 @@ func (f *field) show(v reflect.Value) string {
 		v = v.Elem()
 	case v.Kind() == reflect.Slice && v.Len() == 0:
 		return ""
-	case f.secret:
+	case f.secret && f.kind.show == nil:
 		return masked
 	}
 	switch v.Kind() {

@@ -22,6 +22,7 @@ func lines(changes []Change) string {
 
 func TestDiff_tells_what_changed_where_and_when_it_is_in_force(t *testing.T) {
 	support(t)
+	t.Setenv("LSMTPD_HOST", "a")
 	const hash = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
 	users := `auth: {allow_plaintext: true, users: [{name: u, password_hash: "` + hash
 	tests := []struct{ name, old, new, want string }{
@@ -36,7 +37,12 @@ spool.max_bytes lsmtpd.yaml:1:20 live: 10GiB -> 1536MiB
 include lsmtpd.yaml:1:10 live: [a*, b*] -> [c*] (removed)
 `},
 		{"secrets", "amqp: {urls: [\"amqp://a:b@c/\"]}\n" + smallest, smallest, `
-amqp.urls lsmtpd.yaml:1:1 live: (secret) -> (secret) (removed)
+amqp.urls lsmtpd.yaml:1:1 live: [amqp://a:(secret)@c/] -> [amqp://guest:(secret)@127.0.0.1:5672/] (removed)
+`},
+		{"what the environment gives", "hostname: ${LSMTPD_HOST}.example\ndefaults: {headers: {token: \"${LSMTPD_HOST}\"}}\n" + smallest, "hostname: b.example\n" + smallest, `
+hostname lsmtpd.yaml:1:11 session: (from the environment) -> b.example
+listeners[a].hostname lsmtpd.yaml:2:13 session: a.example -> b.example
+listeners[a].headers lsmtpd.yaml:2:13 transaction: (from the environment) ->  (removed)
 `},
 		{"topology", smallest, "amqp: {topology: {queues: [{name: q, arguments: {b: 1, a: [x]}}]}}\n" + smallest, `
 amqp.topology.queues lsmtpd.yaml:1:27 live:  -> [{name: q, durable: true, arguments: {a: [x], b: 1}}]

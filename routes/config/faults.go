@@ -96,6 +96,7 @@ func (f Faults) sortBy(files []string) Faults {
 type mark struct {
 	key       string // from its carrier: the Config, a Listener or a Route
 	line, col int32
+	variable  bool // its text has a ${VAR} in it
 }
 
 // marks are the places of one carrier's keys, so that what is found later, by another room, has its place too.
@@ -127,4 +128,18 @@ func (m *marks) own(key string) bool {
 // has tells whether key itself was written in this carrier, or in the defaults.
 func (m *marks) has(key string) bool {
 	return m != nil && (m.own(key) || m.under.has(key))
+}
+
+// variable tells whether the environment gave a part of key's value, or of what is below it; "" is the whole carrier.
+func (m *marks) variable(key string) bool {
+	if m == nil {
+		return false
+	}
+	for _, k := range m.keys {
+		rest, found := strings.CutPrefix(k.key, key)
+		if found && k.variable && (key == "" || rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return !m.own(key) && m.under.variable(key)
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"maps"
 	"path/filepath"
 	"reflect"
@@ -51,8 +52,12 @@ func (d *decoder) include(c *Config, instead map[string][]Listener) {
 	for i, pattern := range c.Include {
 		key := "include[" + strconv.Itoa(i) + "]"
 		names, err := d.files.glob(filepath.Dir(c.Path), pattern)
-		if err != nil || pattern == "" {
+		if errors.Is(err, filepath.ErrBadPattern) || pattern == "" {
 			d.report(Fault{Place: c.At(key), Key: key, Message: quote(pattern) + " is not a pattern of files (like tenants.d/*.yaml)"})
+			continue
+		}
+		if err != nil {
+			d.report(Fault{Place: c.At(key), Key: key, Message: err.Error()})
 			continue
 		}
 		for _, name := range names {

@@ -14,12 +14,18 @@ type Sources struct {
 	// directory that a pattern of include looks into. Events come from the directories that hold them.
 	Paths []string
 
-	stamps []stamp // of Paths
-	torn   string
+	stamps  []stamp // of Paths
+	torn    string
+	passing bool
 }
 
-// Torn says why a file looks like half a write, or "". It changed while it was read, it is empty, or it lacks its last newline.
+// Torn says why a file looks like half a write, or "". It changed while it was read, somebody has it open for writing, it is
+// empty, or it lacks its last newline; but a file that nobody has written to for 5 s is what it is.
 func (s Sources) Torn() string { return s.torn }
+
+// Passing tells whether something could not be read for a cause that may pass while every source stays what it is, like a want
+// of descriptors.
+func (s Sources) Passing() bool { return s.passing }
 
 // Changed looks at every source again, and tells whether one of them is not what it was before the reading.
 func (s Sources) Changed() bool {
@@ -102,7 +108,7 @@ func firstLink(path string) (link, rest string) {
 
 // sources returns what the content read depends on.
 func (f *files) sources() Sources {
-	s := Sources{torn: f.torn}
+	s := Sources{torn: f.torn, passing: f.passing}
 	for path := range f.stamps {
 		s.Paths = append(s.Paths, path)
 	}

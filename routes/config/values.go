@@ -49,7 +49,7 @@ var kinds = map[string]kind{
 	"socket":        {set: setSocket, want: "a path"},
 	"tcp":           {set: setTCP, want: "an address (like 127.0.0.1:8025)"},
 	"listen":        {set: setListen, want: "an address (like 127.0.0.1:25)"},
-	"url":           {set: setURL, want: "an AMQP URL (like amqp://user:password@host:5672/)"},
+	"url":           {set: setURL, want: "an AMQP URL (like amqp://user:password@host:5672/)", show: showURL},
 	"shortstr":      {set: setShortString, want: "text"},
 	"named":         {set: setNamed, want: "a name"},
 	"declared":      {set: setDeclared, want: "a name"},

@@ -47,6 +47,7 @@ type Reloader struct {
 		again         time.Time // when a failed one is tried again
 	}
 	standing string // digest of the removal that waits for due.settled
+	tried    string // digest of what Apply refused, and is tried again; "" where it was the reading that failed
 	odd      string // digest of what looked half written for long enough to be taken for what it is
 
 	// guarded by mu
@@ -194,7 +195,7 @@ func (r *Reloader) overdue(ctx context.Context) {
 	case past(r.due.quiet), past(r.due.latest), past(r.due.settled):
 		r.load(ctx, Watch, true)
 	case past(r.due.again):
-		r.load(ctx, Retry, false)
+		r.load(ctx, Retry, true)
 	}
 }
 
@@ -223,7 +224,7 @@ func (r *Reloader) answer(ctx context.Context, req request) {
 // it has stood for removalTime; there is no report then yet. The error is why the table was rejected.
 func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, error) {
 	report := Report{Trigger: by, Time: time.Now()}
-	r.due.quiet, r.due.latest = time.Time{}, time.Time{}
+	r.due.quiet, r.due.latest, r.due.again = time.Time{}, time.Time{}, time.Time{}
 	if by != Retry {
 		r.retry = 0
 	}
@@ -233,19 +234,26 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 	if r.table != nil {
 		report.Before = r.table.Config.Digest
 	}
+	if by == Retry && r.tried != "" && read.Digest != r.tried {
+		r.watcher.mark() // somebody writes meanwhile: that is for the watcher to find, in its own time
+		return report, nil
+	}
 	if err == nil && r.table != nil {
 		if read.Digest == report.Before {
 			r.forget()
 			return r.conclude(report, Unchanged, nil), nil
 		}
 		report.Changes = config.Diff(r.table.Config, read)
-		if careful && removes(report.Changes) && !r.hasStood(read.Digest) {
+		if careful && removes(report.Changes) && read.Digest != r.tried && !r.hasStood(read.Digest) {
 			return report, nil
 		}
 	}
 	r.forget()
 	if err == ErrStopped {
 		return report, err
+	}
+	if err != nil && read.Sources.Passing() {
+		r.again("")
 	}
 	if err != nil {
 		return r.conclude(report, Rejected, err), err
@@ -258,10 +266,10 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 		return report, ErrStopped // who stops applies nothing: that says nothing about the files
 	}
 	if err != nil {
-		r.again()
+		r.again(read.Digest)
 		return r.conclude(report, Rejected, err), err
 	}
-	r.table, r.retry = table, 0
+	r.table, r.retry, r.tried = table, 0, ""
 	report.Generation = applied.Generation
 	report.Warnings = append(report.Warnings, applied.Warnings...)
 	report.Listeners = markUpdated(applied.Listeners, report.Changes)
@@ -282,8 +290,9 @@ func (r *Reloader) forget() {
 	r.standing, r.due.settled, r.due.again = "", time.Time{}, time.Time{}
 }
 
-// again lets a table that could not be applied be tried once more: a busy port may become free.
-func (r *Reloader) again() {
+// again lets what failed be tried once more: a busy port may become free. tried is the digest of what Apply refused.
+func (r *Reloader) again(tried string) {
+	r.tried = tried
 	r.retry = min(max(2*r.retry, retryFirst), retryMost)
 	r.due.again = time.Now().Add(r.retry)
 }

@@ -158,6 +158,63 @@ func TestA_file_that_is_mended_or_taken_back_is_not_tried_again(t *testing.T) {
 	})
 }
 
+func TestWhat_is_half_written_when_a_failed_one_is_tried_again_waits_for_its_time(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, listeners(1000, "a", "b")).deaf().run()
+		s.fail(errors.New("port in use"))
+		s.replace(listeners(1000, "a", "b", "c"))
+		s.reload()
+		s.fail(nil)
+		s.write(listeners(1000, "a")) // cut where a list may end
+		time.Sleep(2 * time.Second)   // it was tried again after one
+		if s.inForce() != "a b" {
+			t.Errorf("half a file is in force: %q", s.inForce())
+		}
+		s.write(listeners(1000, "a", "b", "c"))
+		time.Sleep(quietMost + pollInterval)
+		if s.inForce() != "a b c" || s.Status().Degraded {
+			t.Errorf("%q in force, %+v", s.inForce(), s.Status())
+		}
+	})
+}
+
+func TestWhat_cannot_be_read_for_a_cause_that_may_pass_is_tried_again(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, listeners(1000, "a")).deaf().run()
+		// The kernel answers EIO to whoever reads the first page of its own memory: nothing of the file's changes.
+		s.replace(listeners(1000, "a", "b") + "amqp: {password_file: /proc/self/mem}\n")
+		if r := s.reload(); r.Result != Rejected {
+			t.Fatalf("%+v", r)
+		}
+		time.Sleep(200 * time.Second)
+		if n := s.Status().Reloads[Retry][Rejected]; n != 8 {
+			t.Errorf("tried %d times in 200 s", n)
+		}
+	})
+}
+
+func TestAn_included_file_that_leads_nowhere_keeps_its_listeners_until_it_goes(t *testing.T) {
+	s := emptySite(t)
+	s.must(os.Mkdir(s.dir+"/t", 0o755))
+	tenant := s.dir + "/t/a.yaml"
+	s.must(os.WriteFile(tenant, []byte("listeners: [{name: a, address: \":2\", exchange: x}]\n"), 0o600))
+	s.write("include: [t/*.yaml]\ninclude_errors: keep\nlisteners: [{name: main, address: \":1\", exchange: x}]\n")
+	s.deaf().run()
+	s.must(os.Remove(tenant))
+	s.must(os.Symlink("nowhere", tenant))
+	if r := s.reload(); r.Result != Applied || s.inForce() != "main a" || !s.Status().Degraded {
+		t.Errorf("%q, %+v", s.inForce(), r)
+	}
+	s.must(os.Remove(tenant))
+	if r := s.reload(); r.Result != Applied || s.inForce() != "main" || s.Status().Degraded {
+		t.Errorf("%q, %+v", s.inForce(), r)
+	}
+	s.must(os.Mkdir(tenant, 0o700))
+	if r := s.reload(); r.Result != Applied || len(r.Errors) != 1 || !s.Status().Degraded {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestA_hangup_before_the_first_load_is_kept_and_many_are_one(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, listeners(1000, "a")).deaf()
