@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Set is the listening sockets in force.
@@ -18,11 +19,12 @@ type Set struct {
 	Handle func(address string, c net.Conn)
 	Log    *slog.Logger
 
-	accepting sync.WaitGroup
+	accepting sync.WaitGroup // accept loops and sweeps
 
 	// guarded by mu
 	mu      sync.Mutex
 	sockets map[string]*socket
+	closing []*socket // whose sweep had not ended when last looked at
 }
 
 // Change is a new set of addresses whose sockets are bound, and not served yet.
@@ -56,6 +58,7 @@ func (s *Set) Prepare(wanted []string) (*Change, error) {
 		if s.sockets[address] != nil {
 			continue
 		}
+		s.awaitClosed(address)
 		sock, err := bind(address)
 		if err != nil {
 			unbound[address] = fmt.Errorf("cannot listen on %s: %w", address, s.explain(address, err))
@@ -82,7 +85,7 @@ func (c *Change) Abort() {
 	}
 }
 
-// Commit serves the new sockets, and closes those that are no longer wanted once their queues are empty.
+// Commit serves the new sockets, and takes those that are no longer wanted out of service: they close once nobody waits there.
 func (c *Change) Commit() {
 	s := c.set
 	s.mu.Lock()
@@ -97,7 +100,7 @@ func (c *Change) Commit() {
 	s.retire(c.removed)
 }
 
-// Close retires every socket and returns when the last accept loop has ended.
+// Close retires every socket and returns when the last of them is closed.
 func (s *Set) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,16 +108,46 @@ func (s *Set) Close() {
 	s.accepting.Wait()
 }
 
-// retire ends the accept loops of these addresses and returns when their sockets are closed, so that the next Prepare may
-// have the addresses again. The caller holds mu.
+// retire ends the accept loops of these addresses and has their sockets swept and closed. Mostly that is done at once; for a
+// client half-way through its handshake nobody waits here any longer than retireWait. The caller holds mu.
 func (s *Set) retire(addresses []string) {
-	for _, address := range addresses {
-		s.sockets[address].wake()
+	if len(addresses) == 0 {
+		return
 	}
-	for _, address := range addresses {
-		<-s.sockets[address].done
+	socks := make([]*socket, len(addresses))
+	for i, address := range addresses {
+		socks[i] = s.sockets[address]
+		socks[i].wake()
 		delete(s.sockets, address)
 	}
+	s.closing = append(s.closing, socks...)
+	swept := make(chan struct{})
+	s.accepting.Go(func() {
+		defer close(swept)
+		s.sweep(socks)
+	})
+	timer := time.NewTimer(retireWait)
+	defer timer.Stop()
+	select {
+	case <-swept:
+	case <-timer.C:
+	}
+}
+
+// awaitClosed returns when no socket that is being swept stands in the way of address. The caller holds mu.
+func (s *Set) awaitClosed(address string) {
+	var still []*socket
+	for _, sock := range s.closing {
+		if sock.address == address || overlap(sock.address, address) {
+			<-sock.closed
+		}
+		select {
+		case <-sock.closed:
+		default:
+			still = append(still, sock)
+		}
+	}
+	s.closing = still
 }
 
 // Addresses returns what each address in force is bound to, which tells the port where the address says 0.

@@ -9,28 +9,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // unixMode is whom a listener's Unix socket lets in: the daemon's user and group.
 const unixMode = 0o660
 
-// How long a socket that closes waits for clients half-way through their handshake.
-const (
-	sweepPauses = 5
-	sweepPause  = time.Millisecond
-)
-
-// mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
-const mostSwept = 1 << 16
-
 // socket is one address and its accept loop.
 type socket struct {
 	listener
 	address string
-	closing chan struct{}
-	done    chan struct{} // closed with the socket
+	closing chan struct{} // closed when it is to close
+	left    chan struct{} // closed when its accept loop has ended
+	closed  chan struct{} // closed with the socket
 }
 
 // listener is a *net.TCPListener or a *UnixSocket.
@@ -46,7 +36,7 @@ func bind(address string) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &socket{listener: l, address: address, closing: make(chan struct{}), done: make(chan struct{})}, nil
+	return &socket{listener: l, address: address, closing: make(chan struct{}), left: make(chan struct{}), closed: make(chan struct{})}, nil
 }
 
 func open(address string) (listener, error) {
@@ -115,7 +105,7 @@ func (sock *socket) bound() string {
 	return sock.address
 }
 
-// wake tells the accept loop to close the socket. Nobody finds the path of a Unix socket any more.
+// wake tells the accept loop to end. Nobody finds the path of a Unix socket any more.
 func (sock *socket) wake() {
 	if u, ok := sock.listener.(*UnixSocket); ok {
 		u.unlink()
@@ -126,8 +116,7 @@ func (sock *socket) wake() {
 
 // accept takes connections until the socket is to close. It outlives a want of descriptors.
 func (s *Set) accept(sock *socket) {
-	defer close(sock.done)
-	defer sock.Close()
+	defer close(sock.left)
 	pause, told := time.Duration(0), time.Time{}
 	for {
 		c, err := sock.Accept()
@@ -138,7 +127,6 @@ func (s *Set) accept(sock *socket) {
 		}
 		select {
 		case <-sock.closing:
-			s.sweep(sock)
 			return
 		default:
 		}
@@ -152,62 +140,4 @@ func (s *Set) accept(sock *socket) {
 		case <-sock.closing:
 		}
 	}
-}
-
-// sweep takes what the kernel has queued for a socket that closes: the close would reset it.
-func (s *Set) sweep(sock *socket) {
-	sock.deafen()
-	for swept, pauses := 0, 0; swept < mostSwept; {
-		if !sock.queued() {
-			if pauses == sweepPauses {
-				return
-			}
-			pauses++
-			time.Sleep(sweepPause) // in the kernel it would hold a thread for each socket that closes
-			continue
-		}
-		swept++
-		sock.SetDeadline(time.Now().Add(time.Second)) // it does not wait: there is a connection
-		c, err := sock.Accept()
-		if err != nil {
-			return
-		}
-		s.Handle(sock.address, c)
-	}
-}
-
-// deafen has the kernel overlook who only now begins to connect, until the close refuses him: otherwise one whose connection is
-// complete just after the last look at the queue would be reset. Where it cannot be done that remains.
-func (sock *socket) deafen() {
-	if _, ok := sock.listener.(*net.TCPListener); !ok {
-		return // a Unix socket's path is gone already
-	}
-	const flags, syn, ack = 13, 0x02, 0x10 // the octet of a TCP header that holds the flags (RFC 9293 section 3.1)
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
-	}
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	})
-}
-
-// queued tells whether a connection waits to be accepted. Only poll(2) tells it without a wait.
-func (sock *socket) queued() bool {
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return false
-	}
-	ready := 0
-	err = raw.Control(func(fd uintptr) {
-		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	})
-	return err == nil && ready > 0
 }

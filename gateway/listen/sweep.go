@@ -1,0 +1,111 @@
+package listen
+
+import (
+	"net"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A socket that closes resets every connection in its queue, and every client that comes out of its handshake just then. So it is
+// first made deaf: nobody new gets in. Then those half-way in are waited for, and the queue is emptied, in this order: a handshake
+// that is over has left its connection in the queue. Only then it closes.
+
+const (
+	retireWait = 50 * time.Millisecond // for all sweeps of a reload to end, before it goes on without them
+	sweepMost  = 2 * time.Second       // for clients half-way in: the kernel asks one that is silent again after a second
+	sweepBlind = 50 * time.Millisecond // the same, where the kernel does not tell whether there are any
+	sweepPause = 2 * time.Millisecond  // between two looks
+)
+
+// mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
+const mostSwept = 1 << 16
+
+// sweep takes what the kernel has queued for sockets that close, and closes them.
+func (s *Set) sweep(socks []*socket) {
+	for _, sock := range socks {
+		<-sock.left
+		sock.deafen()
+	}
+	begun := time.Now()
+	for left := slices.Clone(socks); len(left) > 0; time.Sleep(sweepPause) {
+		inside, err := halfOpen()
+		waited := time.Since(begun)
+		left = slices.DeleteFunc(left, func(sock *socket) bool {
+			half := err != nil && waited < sweepBlind || inside[sock.port()]
+			s.empty(sock)
+			if half && waited < sweepMost {
+				return false
+			}
+			sock.Close()
+			close(sock.closed)
+			return true
+		})
+		if len(left) == 0 {
+			return
+		}
+	}
+}
+
+// empty hands over what is in the queue of a deaf socket.
+func (s *Set) empty(sock *socket) {
+	for n := 0; n < mostSwept && sock.queued(); n++ {
+		sock.SetDeadline(time.Now().Add(time.Second)) // it does not wait: there is a connection
+		c, err := sock.Accept()
+		if err != nil {
+			return
+		}
+		s.Handle(sock.address, c)
+	}
+}
+
+// port is a TCP socket's own; 0 for one of another kind.
+func (sock *socket) port() uint16 {
+	if addr, ok := sock.Addr().(*net.TCPAddr); ok {
+		return uint16(addr.Port)
+	}
+	return 0
+}
+
+// deafen has the kernel overlook who only now begins to connect, until the close refuses him. Where it cannot be done, who comes
+// in the last moment is reset.
+func (sock *socket) deafen() {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if sock.port() == 0 {
+			_ = unix.Shutdown(int(fd), unix.SHUT_RD) // a Unix socket's queue can still be taken then
+			return
+		}
+		filter := overlookSYN
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+}
+
+// overlookSYN drops every TCP segment that opens a connection (RFC 9293 section 3.1), and lets the rest in.
+var overlookSYN = func() []unix.SockFilter {
+	const flags, syn, ack = 13, 0x02, 0x10 // the octet of a header that holds the flags, and two of them
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+	}
+}()
+
+// queued tells whether a connection waits to be accepted. Only poll(2) tells it without a wait.
+func (sock *socket) queued() bool {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ready := 0
+	err = raw.Control(func(fd uintptr) {
+		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return err == nil && ready > 0
+}

@@ -1,0 +1,127 @@
+package listen
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mute is a client that hears nothing of what it is sent, and so stays half-way in its handshake until it is unmuted.
+type mute struct {
+	fd int // a second one of its socket
+
+	connected chan error
+	conn      net.Conn
+}
+
+func dialMute(t *testing.T, addr string) *mute {
+	t.Helper()
+	m := &mute{connected: make(chan error, 1)}
+	muted := make(chan struct{})
+	d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+		defer close(muted)
+		return raw.Control(func(fd uintptr) {
+			drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+			if err := unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}); err != nil {
+				t.Error(err)
+			}
+			own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			m.fd = own
+		})
+	}}
+	go func() {
+		c, err := d.Dial("tcp", addr)
+		m.conn = c
+		m.connected <- err
+	}()
+	<-muted
+	t.Cleanup(func() { unix.Close(m.fd) })
+	return m
+}
+
+func (m *mute) unmute(t *testing.T) {
+	t.Helper()
+	if err := unix.SetsockoptInt(m.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfterwards(t *testing.T) {
+	for _, any := range []string{"127.0.0.1:0", "[::1]:0"} {
+		free, err := net.Listen("tcp", any)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address, port := free.Addr().String(), uint16(free.Addr().(*net.TCPAddr).Port)
+		free.Close()
+		s := echo(t)
+		apply(t, s, address)
+		m := dialMute(t, address)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			ports, err := halfOpen()
+			if err != nil {
+				t.Skip("the kernel does not tell of handshakes here: ", err)
+			}
+			if ports[port] {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no handshake is under way")
+			}
+		}
+		apply(t, s) // returns, though the socket is not closed
+		m.unmute(t)
+		apply(t, s, address) // waits for that
+		if err := <-m.connected; err != nil {
+			t.Fatal(err)
+		}
+		m.conn.SetDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 100)
+		if n, err := m.conn.Read(b); string(b[:n]) != address {
+			t.Errorf("it reads %q, %v", b[:n], err)
+		}
+		m.conn.Close()
+		if got, err := answer(address); got != address {
+			t.Errorf("the address taken again answers %q, %v", got, err)
+		}
+	}
+}
+
+func TestAUnixSocketThatClosesServesWhatItsQueueHolds(t *testing.T) {
+	release := make(chan struct{})
+	s := &Set{Log: echo(t).Log, Handle: func(_ string, c net.Conn) {
+		<-release
+		fmt.Fprint(c, "served")
+		c.Close()
+	}}
+	path := t.TempDir() + "/s"
+	apply(t, s, "unix:"+path)
+	var clients []net.Conn
+	for range 20 {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	var closing sync.WaitGroup
+	closing.Go(s.Close)
+	close(release)
+	for i, c := range clients {
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 10)
+		if n, err := c.Read(b); string(b[:n]) != "served" {
+			t.Errorf("client %d of 20 read %q, %v", i, b[:n], err)
+		}
+		c.Close()
+	}
+	closing.Wait()
+}
