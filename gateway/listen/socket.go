@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +22,7 @@ type socket struct {
 	closing chan struct{} // closed when it is to close
 	left    chan struct{} // closed when its accept loop has ended
 	closed  chan struct{} // closed with the socket
+	looks   int           // of its sweep, in a row, that found nobody half-way in
 }
 
 // listener is a *net.TCPListener or a *UnixSocket.
@@ -50,7 +52,9 @@ func open(address string) (listener, error) {
 			network = "tcp6"
 		}
 	}
-	l, err := net.Listen(network, address)
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // such a socket takes no filter, and could not be made deaf
+	l, err := config.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -10,13 +10,15 @@ import (
 
 // A socket that closes resets every connection in its queue, and every client that comes out of its handshake just then. So it is
 // first made deaf: nobody new gets in. Then those half-way in are waited for, and the queue is emptied, in this order: a handshake
-// that is over has left its connection in the queue. Only then it closes.
+// that is over has left its connection in the queue. Only then it closes. One look is not enough: what another processor is just
+// about to enter, as a handshake or into the queue, is for a moment in neither.
 
 const (
 	retireWait = 50 * time.Millisecond // for all sweeps of a reload to end, before it goes on without them
 	sweepMost  = 2 * time.Second       // for clients half-way in: the kernel asks one that is silent again after a second
 	sweepBlind = 50 * time.Millisecond // the same, where the kernel does not tell whether there are any
 	sweepPause = 2 * time.Millisecond  // between two looks
+	sweepLooks = 2                     // in a row that must find nobody half-way in
 )
 
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
@@ -29,13 +31,17 @@ func (s *Set) sweep(socks []*socket) {
 		sock.deafen()
 	}
 	begun := time.Now()
-	for left := slices.Clone(socks); len(left) > 0; time.Sleep(sweepPause) {
+	for left := slices.Clone(socks); ; time.Sleep(sweepPause) {
 		inside, err := halfOpen()
 		waited := time.Since(begun)
 		left = slices.DeleteFunc(left, func(sock *socket) bool {
-			half := err != nil && waited < sweepBlind || inside[sock.port()]
+			if err != nil && waited < sweepBlind || inside[sock.port()] {
+				sock.looks = 0
+			} else {
+				sock.looks++
+			}
 			s.empty(sock)
-			if half && waited < sweepMost {
+			if sock.looks < sweepLooks && waited < sweepMost {
 				return false
 			}
 			sock.Close()

@@ -1,9 +1,13 @@
 package listen
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -124,4 +128,59 @@ func TestAUnixSocketThatClosesServesWhatItsQueueHolds(t *testing.T) {
 		c.Close()
 	}
 	closing.Wait()
+}
+
+func TestSocketsThatCloseUnderAStormOfClientsResetNobody(t *testing.T) {
+	s := &Set{Log: slog.New(slog.DiscardHandler), Handle: func(_ string, c net.Conn) {
+		go func() {
+			fmt.Fprint(c, "served")
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
+			c.Close()
+		}()
+	}}
+	var addresses []string
+	for range 10 {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addresses = append(addresses, free.Addr().String())
+		free.Close()
+	}
+	var clients sync.WaitGroup
+	var served atomic.Int64
+	stop := make(chan struct{})
+	for i := range 16 {
+		clients.Go(func() {
+			for k := 0; ; k++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				got, err := answer(addresses[(i+k)%len(addresses)])
+				switch {
+				case err == nil && got == "served":
+					served.Add(1)
+				case !errors.Is(err, syscall.ECONNREFUSED):
+					t.Errorf("client %d, visit %d: %q, %v", i, k, got, err)
+					return
+				}
+			}
+		})
+	}
+	for range 30 {
+		before := served.Load()
+		apply(t, s, addresses...)
+		for deadline := time.Now().Add(10 * time.Second); served.Load() < before+20; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("nobody is served")
+			}
+		}
+		apply(t, s)
+	}
+	close(stop)
+	clients.Wait()
+	s.Close()
 }
