@@ -77,7 +77,7 @@ func (s *Session) conclude(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("serve session: %w", context.Cause(ctx))
-	case err == nil, err == io.EOF, errors.Is(err, errDraining):
+	case err == nil, err == io.EOF, err == io.ErrUnexpectedEOF, errors.Is(err, errDraining): // unexpected: TLS without its close
 		return nil
 	}
 	return fmt.Errorf("serve session: %w", err)
