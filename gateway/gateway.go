@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/listen"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/smtp"
 )
@@ -33,8 +34,11 @@ type Gateway struct {
 	store     *store
 	sockets   *listen.Set
 	admin     adminSocket
+	auth      *authenticator
 	running   atomic.Pointer[running]
 	sessions  sessions
+	limits    limits
+	memory    *memory.Budget
 	serving   sync.WaitGroup // a count for each session
 	watchers  watchers
 
@@ -50,7 +54,7 @@ type Gateway struct {
 
 // New returns a Gateway that does nothing yet.
 func New(o Options) *Gateway {
-	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log)}
+	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log), auth: newAuthenticator(), memory: memory.NewBudget(0)}
 	g.sockets = &listen.Set{Handle: g.handle, Log: o.Log}
 	g.admin.log = o.Log
 	g.admin.ending, g.admin.end = context.WithCancel(context.Background())
@@ -180,7 +184,7 @@ func (r *sessions) stop() {
 	defer r.mu.Unlock()
 	r.stopping = true
 	for s := range r.open {
-		s.smtp.Drain()
+		s.drain()
 	}
 }
 

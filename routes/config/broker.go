@@ -140,10 +140,10 @@ func (d *decoder) checkHalves(n *yaml.Node, key string) {
 	}
 }
 
-// checkPair tells a pair that does not load. key is where cert_file and key_file are.
-func (d *decoder) checkPair(n *yaml.Node, key, certFile, keyFile string) {
+// checkPair loads a pair, or tells why it does not load. key is where cert_file and key_file are.
+func (d *decoder) checkPair(n *yaml.Node, key, certFile, keyFile string) (pair tls.Certificate, loaded bool) {
 	if certFile == "" || keyFile == "" {
-		return
+		return pair, false
 	}
 	cert, err := d.files.read(certFile)
 	if err != nil {
@@ -154,21 +154,24 @@ func (d *decoder) checkPair(n *yaml.Node, key, certFile, keyFile string) {
 		d.faultAt(n, key+".key_file", keyFile+" "+err2.Error())
 	}
 	if err != nil || err2 != nil {
-		return
+		return pair, false
 	}
-	if _, err := tls.X509KeyPair(cert, secret); err != nil {
+	if pair, err = tls.X509KeyPair(cert, secret); err != nil {
 		d.faultAt(n, key+".cert_file", "the certificate and its key do not load: "+strings.TrimPrefix(err.Error(), "tls: "))
 	}
+	return pair, err == nil
 }
 
-// checkAuthorities tells a file that holds no certificate.
-func (d *decoder) checkAuthorities(n *yaml.Node, key, file string) {
+// checkAuthorities loads the certificates of a file, or tells that it holds none.
+func (d *decoder) checkAuthorities(n *yaml.Node, key, file string) *x509.CertPool {
 	content, err := d.files.read(file)
 	if err != nil {
 		d.faultAt(n, key, file+" "+err.Error())
-		return
+		return nil
 	}
-	if !x509.NewCertPool().AppendCertsFromPEM(content) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(content) {
 		d.faultAt(n, key, file+" holds no certificate in PEM form")
 	}
+	return pool
 }

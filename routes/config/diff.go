@@ -1,13 +1,16 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Change is one key that two configurations have differently.
@@ -99,7 +102,36 @@ func shorter(a, b reflect.Value) bool {
 func (d *differ) listener(old, new *Listener) {
 	d.inside, d.before, d.after, d.at = "listeners["+new.Name+"].", &old.marks, &new.marks, new.At
 	d.group(listenerGroup, reflect.ValueOf(old).Elem(), reflect.ValueOf(new).Elem())
+	if old.TLS != nil && new.TLS != nil {
+		d.certificates(old.TLS, new.TLS)
+	}
 	d.routes(old.Routes, new)
+}
+
+// certificates compares what files of the same names held.
+func (d *differ) certificates(old, new *TLS) {
+	add := func(key, a, b string) {
+		d.add(Change{Key: d.inside + key, Place: d.at(key), Old: a, New: b, Effect: "session"})
+	}
+	if len(old.Pairs) == len(new.Pairs) && old.CertFile == new.CertFile && slices.Equal(old.Certificates, new.Certificates) {
+		for i := range new.Pairs {
+			key := "tls.cert_file"
+			if new.CertFile == "" {
+				key = "tls.certificates[" + strconv.Itoa(i) + "].cert_file"
+			}
+			if a, b := &old.Pairs[i], &new.Pairs[i]; !slices.EqualFunc(a.Certificate, b.Certificate, bytes.Equal) {
+				add(key, showCertificate(a), showCertificate(b))
+			}
+		}
+	}
+	if old.ClientCAFile == new.ClientCAFile && !old.ClientCAs.Equal(new.ClientCAs) {
+		add("tls.client_ca_file", old.ClientCAFile, new.ClientCAFile)
+	}
+}
+
+// showCertificate tells one certificate from the one that it replaces.
+func showCertificate(c *tls.Certificate) string {
+	return fmt.Sprintf("serial %x, valid until %s", c.Leaf.SerialNumber, c.Leaf.NotAfter.UTC().Format(time.DateOnly))
 }
 
 // routes compares two lists of routes. What both begin and end with is left out; if as many remain on both sides they are

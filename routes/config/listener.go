@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -84,6 +86,9 @@ type TLS struct {
 	Required     bool      `yaml:"required" effect:"transaction" doc:"no mail in clear"`
 	ClientCAFile string    `yaml:"client_ca_file" is:"path" effect:"session" doc:"who signs clients' certificates"`
 	ClientAuth   string    `yaml:"client_auth" one:"require|request" effect:"session" doc:"whether a client must have one; default require"`
+
+	Pairs     []tls.Certificate // as the files held them: the one of cert_file and key_file, or those of certificates
+	ClientCAs *x509.CertPool    // what client_ca_file held; nil without it
 }
 
 // KeyPair is one certificate and its key, as files in PEM form.

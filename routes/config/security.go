@@ -9,7 +9,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// check tells what does not go together, and what is missing.
+// check loads the certificates, and tells what does not go together, and what is missing.
 func (t *TLS) check(d *decoder, n *yaml.Node, key string) {
 	several := d.wrote(key + ".certificates")
 	switch single := d.wrote(key+".cert_file") || d.wrote(key+".key_file"); {
@@ -19,9 +19,12 @@ func (t *TLS) check(d *decoder, n *yaml.Node, key string) {
 		d.faultAt(n, key, "has no certificate: give cert_file and key_file")
 	}
 	d.checkHalves(n, key)
-	d.checkPair(n, key, t.CertFile, t.KeyFile)
+	t.load(d, n, key, t.CertFile, t.KeyFile)
+	for i, p := range t.Certificates {
+		t.load(d, n, key+".certificates["+strconv.Itoa(i)+"]", p.CertFile, p.KeyFile)
+	}
 	if t.ClientCAFile != "" {
-		d.checkAuthorities(n, key+".client_ca_file", t.ClientCAFile)
+		t.ClientCAs = d.checkAuthorities(n, key+".client_ca_file", t.ClientCAFile)
 	}
 	switch {
 	case t.ClientAuth != "" && !d.wrote(key+".client_ca_file"):
@@ -31,9 +34,11 @@ func (t *TLS) check(d *decoder, n *yaml.Node, key string) {
 	}
 }
 
-// check tells a pair that does not load.
-func (p *KeyPair) check(d *decoder, n *yaml.Node, key string) {
-	d.checkPair(n, key, p.CertFile, p.KeyFile)
+// load keeps a pair that loads. key is where its files are named.
+func (t *TLS) load(d *decoder, n *yaml.Node, key, certFile, keyFile string) {
+	if pair, loaded := d.checkPair(n, key, certFile, keyFile); loaded {
+		t.Pairs = append(t.Pairs, pair)
+	}
 }
 
 // check reads the users' file, and tells users that are there twice, or not at all.
