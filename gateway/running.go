@@ -26,13 +26,14 @@ type listener struct {
 
 // state outlives a reload: it is carried over by the listener's name.
 type state struct {
-	accepted  atomic.Uint64 // messages that got 250
-	spooled   atomic.Uint64 // deliveries that went to the spool
-	confirmed atomic.Uint64 // deliveries that the broker confirmed at once
-	refused   atomic.Uint64 // replies of class 4 and 5
-	partly    atomic.Uint64 // messages refused though a part of them is confirmed
-	refusals  refusalLog
-	verifying chan struct{} // holds a token while a password is verified
+	accepted   atomic.Uint64 // messages that got 250
+	spooled    atomic.Uint64 // deliveries that went to the spool
+	confirmed  atomic.Uint64 // deliveries that the broker confirmed at once
+	refused    atomic.Uint64 // replies of class 4 and 5
+	partly     atomic.Uint64 // messages refused though a part of them is confirmed
+	injections atomic.Uint64 // sessions with plaintext behind STARTTLS
+	refusals   refusalLog
+	verifying  chan struct{} // holds a token while a password is verified
 }
 
 // run makes a table ready to be put in force, after old, which may be nil.
