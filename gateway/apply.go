@@ -32,7 +32,10 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 		return routes.Applied{}, err
 	}
 	old := g.running.Load()
-	now := run(t, old)
+	now := run(t, old, g.memory)
+	if _, warning := affordable(t.Config); warning != "" {
+		warnings = append(warnings, warning)
+	}
 	applied := routes.Applied{Generation: now.generation, Listeners: now.since(old, g.sessions.byAddress()), Warnings: warnings}
 	g.running.Store(now)
 	for _, c := range prepared {

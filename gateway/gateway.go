@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/listen"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/smtp"
 )
@@ -36,6 +37,8 @@ type Gateway struct {
 	auth      *authenticator
 	running   atomic.Pointer[running]
 	sessions  sessions
+	limits    limits
+	memory    *memory.Budget
 	serving   sync.WaitGroup // a count for each session
 	watchers  watchers
 
@@ -51,7 +54,7 @@ type Gateway struct {
 
 // New returns a Gateway that does nothing yet.
 func New(o Options) *Gateway {
-	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log), auth: newAuthenticator()}
+	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log), auth: newAuthenticator(), memory: memory.NewBudget(0)}
 	g.sockets = &listen.Set{Handle: g.handle, Log: o.Log}
 	g.admin.log = o.Log
 	g.admin.ending, g.admin.end = context.WithCancel(context.Background())

@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"math"
 	"sync/atomic"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/smtp"
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
@@ -14,6 +16,7 @@ type running struct {
 	table      *routes.Table
 	generation uint64
 	listeners  map[string]*listener // by address
+	most       int                  // connections at once; 0 is no limit
 }
 
 // listener is a listener of the table and what belongs to it while it runs.
@@ -33,13 +36,17 @@ type state struct {
 	partly     atomic.Uint64 // messages refused though a part of them is confirmed
 	injections atomic.Uint64 // sessions with plaintext behind STARTTLS
 	refusals   refusalLog
+	memory     *memory.Share // of the messages that are under way
+	open       int           // sessions that were let in; guarded by limits.mu
 	verifying  chan struct{} // holds a token while a password is verified
 }
 
-// run makes a table ready to be put in force, after old, which may be nil.
-func run(t *routes.Table, old *running) *running {
+// run makes a table ready to be put in force, after old, which may be nil. The messages of its listeners share b.
+func run(t *routes.Table, old *running, b *memory.Budget) *running {
 	states := map[string]*state{}
 	r := &running{table: t, generation: 1, listeners: make(map[string]*listener, len(t.Listeners))}
+	r.most, _ = affordable(t.Config)
+	b.Resize(t.Config.Limits.Memory)
 	if old != nil {
 		r.generation = old.generation + 1
 		for _, l := range old.listeners {
@@ -49,9 +56,10 @@ func run(t *routes.Table, old *running) *running {
 	for _, l := range t.Listeners {
 		s := states[l.Name]
 		if s == nil {
-			s = &state{verifying: make(chan struct{}, 1)}
+			s = &state{verifying: make(chan struct{}, 1), memory: b.Share(0)}
 		}
-		r.listeners[l.Address] = &listener{Listener: l, settings: settings(l, t.Config.AMQP.MaxMessageSize), users: users(l.Auth), state: s}
+		s.memory.Resize(l.MaxMemory.Of(t.Config.Limits.Memory))
+		r.listeners[l.Address] = &listener{Listener: l, settings: settings(l, t.Config, s.memory), users: users(l.Auth), state: s}
 	}
 	return r
 }
@@ -99,13 +107,16 @@ func (r *running) renamed(address string, names map[string]bool) bool {
 	return l != nil && !names[l.Name]
 }
 
-// settings are what a session of l pins. most is what the broker takes, in octets of payload.
-func settings(l *routes.Listener, most int64) *smtp.Settings {
+// settings are what a session of l pins. m is what its messages are held against.
+func settings(l *routes.Listener, c *config.Config, m *memory.Share) *smtp.Settings {
 	return &smtp.Settings{
 		Hostname:      l.Hostname,
-		SizeLimit:     sizeLimit(l, most),
+		SizeLimit:     sizeLimit(l, c),
 		MaxRecipients: l.MaxRecipients,
 		Timeout:       l.Timeout,
+		MinRate:       l.MinRate,
+		Memory:        m,
+		LMTP:          l.Protocol == "lmtp",
 		LineEndings:   lineEndings[l.LineEndings],
 		TLS:           tlsConfig(l.TLS),
 		ImplicitTLS:   l.TLS != nil && l.TLS.Mode == "implicit",
@@ -132,21 +143,27 @@ var lineEndings = map[string]smtp.LineEndings{
 	"pass":   smtp.PassBare,
 }
 
-// sizeLimit is what SIZE tells: the smaller of size_limit and what the broker takes once the mail is encoded, so that
-// nobody uploads for nothing. 0 is no limit.
-func sizeLimit(l *routes.Listener, most int64) int64 {
-	if most == 0 {
-		return l.SizeLimit
+// sizeLimit is what SIZE tells: the smallest of size_limit, what the broker takes once the mail is encoded, and what the memory
+// takes together with its encoded form, which the spool needs in any case: so that nobody uploads for nothing. 0 is no limit.
+func sizeLimit(l *routes.Listener, c *config.Config) int64 {
+	limit := int64(math.MaxInt64)
+	if l.SizeLimit > 0 {
+		limit = l.SizeLimit
 	}
-	fits := most - 4<<10
-	if encodes(l.Listener) {
-		fits = most/4*3 - 512<<10
+	switch most := c.AMQP.MaxMessageSize; {
+	case most == 0:
+	case encodes(l.Listener):
+		limit = min(limit, max(most/4*3-512<<10, 1))
+	default:
+		limit = min(limit, max(most-4<<10, 1))
 	}
-	fits = max(fits, 1)
-	if l.SizeLimit == 0 {
-		return fits
+	if most := c.Limits.Memory; most > 0 {
+		limit = min(limit, max(most/7*3-64<<10, 1))
 	}
-	return min(l.SizeLimit, fits)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit
 }
 
 // encodes tells whether any of the listener's mail is published as JSON.

@@ -31,10 +31,11 @@ type session struct {
 	client   *smtp.Client     // from Admit on
 	hash     string           // of client.User's password as it was when it was checked
 	broken   error            // why there is no conversation; io.EOF where nobody wanted one
-	told     bool             // the refusal under way is in the log already
+	told     int              // refusals under way that are in the log already
 	refused  refusedRecipient // of the refusal under way; zero where it is not about one
 	tried    string           // whom the refusal under way did not let in; "" where it is not about that
 	parted   bool             // a refusal that ends the session was told of
+	visit    clientOf         // whom to count out at the end; zero where nobody was let in
 	leaving  atomic.Bool      // it was asked to end
 	ended    chan struct{}    // closed when it has
 }
@@ -47,6 +48,10 @@ func (g *Gateway) handle(address string, c net.Conn) {
 	if s.listener = r.listeners[address]; s.listener != nil {
 		pinned = s.listener.settings
 	}
+	if r.most > 0 && g.sessions.len() >= r.most+spare {
+		g.turnAway(s)
+		return
+	}
 	s.smtp = smtp.NewSession(c, pinned, s)
 	if !g.sessions.add(s) {
 		s.listener = nil // the gateway is stopping: greeted with 421
@@ -57,6 +62,7 @@ func (g *Gateway) handle(address string, c net.Conn) {
 	g.serving.Go(func() {
 		defer close(s.ended)
 		defer g.sessions.remove(s)
+		defer s.leave()
 		s.serve()
 	})
 }
@@ -104,7 +110,7 @@ func (s *session) Admit(_ context.Context, c *smtp.Client) smtp.Reply {
 	if !allows(s.listener, c) {
 		return replyDenied
 	}
-	return smtp.Reply{}
+	return s.enter(c)
 }
 
 // readProxyHeader has c be the client that a proxy names, on a connection from a network that must send a PROXY header.
@@ -179,7 +185,10 @@ func (s *session) Mail(_ context.Context, c *smtp.Client, from address.Address, 
 	if l.OnBrokerFailure == "defer" && !s.gateway.publisher.Available() {
 		return nil, replyTryLater
 	}
-	return s.newTransaction(r, l, c, from), smtp.Reply{}
+	if !s.gateway.limits.message(l, l.state.client(c.Addr.Addr()), time.Now()) {
+		return nil, replyTooFast
+	}
+	return s.newTransaction(r, l, c, from, p), smtp.Reply{}
 }
 
 // obstacle is what stands between this session and mail through l, the present listener of its address: something to be done
@@ -209,15 +218,15 @@ func (s *session) obstacle(l *listener, c *smtp.Client) smtp.Reply {
 
 // Refused counts and logs what the client was refused.
 func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
-	if s.listener == nil || r.Code == 421 && r.Enhanced == "4.3.2" {
+	if s.listener == nil || r.Code == 421 && r.Enhanced == "4.3.2" && r != replyCrowded {
 		return // we end the session: nothing that the client did was refused
 	}
 	s.parted = r.Close
 	defer func() { s.refused, s.tried = refusedRecipient{}, "" }()
 	st := s.listener.state
 	st.refused.Add(1)
-	if s.told {
-		s.told = false
+	if s.told > 0 {
+		s.told--
 		return
 	}
 	log := s.gateway.log

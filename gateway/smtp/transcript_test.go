@@ -53,6 +53,9 @@ func inBubble(t *testing.T, tr smtptest.Transcript, s *smtp.Settings, o *owner, 
 		if begun, closed := o.transactions(); begun != closed {
 			t.Errorf("%d transactions were begun and %d closed", begun, closed)
 		}
+		if n := s.Memory.Used(); n != 0 {
+			t.Errorf("%d octets are held when all is over", n)
+		}
 	})
 }
 
@@ -78,7 +81,7 @@ func transcripts(t testing.TB) map[string][]smtptest.Transcript {
 
 // prepare makes what a transcript asks for: settings, and an owner for each run.
 func prepare(t testing.TB, tr smtptest.Transcript) (*smtp.Settings, func() *owner) {
-	s := &smtp.Settings{Hostname: "mx.example", Timeout: timeout}
+	s := &smtp.Settings{Hostname: "mx.example", Timeout: timeout, Memory: memory.NewBudget(0).Share(0)}
 	var admit smtp.Reply
 	for key, value := range tr.With {
 		var err error

@@ -12,11 +12,9 @@ import (
 var (
 	pendingKeys = []string{
 		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
-		"limits.connections", "limits.memory",
 	}
 	pendingListenerKeys = []string{
-		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory", "spool_max_bytes",
-		"rate",
+		"protocol", "spool_max_bytes",
 	}
 	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
