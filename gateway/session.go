@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -29,7 +30,7 @@ type session struct {
 	smtp     *smtp.Session
 	client   *smtp.Client     // from Admit on
 	hash     string           // of client.User's password as it was when it was checked
-	broken   error            // why there is no conversation
+	broken   error            // why there is no conversation; io.EOF where nobody wanted one
 	told     int              // refusals under way that are in the log already
 	refused  refusedRecipient // of the refusal under way; zero where it is not about one
 	tried    string           // whom the refusal under way did not let in; "" where it is not about that
@@ -77,8 +78,11 @@ func (s *session) serve() {
 	if s.broken != nil {
 		err = s.broken
 	}
-	if err == nil || s.listener == nil {
+	if err == nil || err == io.EOF || s.listener == nil {
 		return
+	}
+	if errors.Is(err, smtp.ErrStartTLSInjection) {
+		s.listener.state.injections.Add(1)
 	}
 	log := s.gateway.log.With("listener", s.listener.Name, "client", clientText(s.client))
 	if broken, ok := asPanic(err); ok {

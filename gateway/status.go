@@ -48,16 +48,18 @@ func process() ProcessStatus {
 
 // ListenerStatus is one listener. Its counts go on across reloads as long as its name stays.
 type ListenerStatus struct {
-	Name      string `json:"name"`
-	Address   string `json:"address"`
-	Bound     string `json:"bound"` // with the port in use where the address says 0
-	Sessions  int64  `json:"sessions"`
-	Accepted  uint64 `json:"accepted"`                 // messages
-	Confirmed uint64 `json:"confirmed"`                // deliveries
-	Spooled   uint64 `json:"spooled"`                  // deliveries
-	Refused   uint64 `json:"refused"`                  // replies of class 4 and 5
-	Memory    int64  `json:"memory_octets"`            // of mail held now
-	Partly    uint64 `json:"refused_partly_confirmed"` // messages of which a part was confirmed, and the rest could not be spooled
+	Name             string     `json:"name"`
+	Address          string     `json:"address"`
+	Bound            string     `json:"bound"` // with the port in use where the address says 0
+	Sessions         int64      `json:"sessions"`
+	Accepted         uint64     `json:"accepted"`                        // messages
+	Confirmed        uint64     `json:"confirmed"`                       // deliveries
+	Spooled          uint64     `json:"spooled"`                         // deliveries
+	Refused          uint64     `json:"refused"`                         // replies of class 4 and 5
+	Memory           int64      `json:"memory_octets"`                   // of mail held now
+	Partly           uint64     `json:"refused_partly_confirmed"`        // messages of which a part was confirmed, and the rest could not be spooled
+	Injections       uint64     `json:"starttls_injection"`              // sessions that were cut for plaintext behind STARTTLS
+	CertificateUntil *time.Time `json:"certificate_not_after,omitempty"` // when the first of its certificates ends
 }
 
 // DrainingStatus is the sessions that a removed listener still has.
@@ -99,7 +101,8 @@ func (g *Gateway) Status() Status {
 			Name: l.Name, Address: l.Address, Bound: bound[l.Address],
 			Sessions: sessions[l.Address], Accepted: l.state.accepted.Load(),
 			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(), Partly: l.state.partly.Load(),
-			Memory: l.state.memory.Used(),
+			Memory:     l.state.memory.Used(),
+			Injections: l.state.injections.Load(), CertificateUntil: certificateUntil(l.TLS),
 		}
 		s.Listeners = append(s.Listeners, status)
 	}

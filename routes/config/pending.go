@@ -13,9 +13,7 @@ var (
 	pendingKeys = []string{
 		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
 	}
-	pendingListenerKeys = []string{
-		"spool_max_bytes", "allow", "proxy_protocol", "tls", "auth",
-	}
+	pendingListenerKeys = []string{"spool_max_bytes"}
 	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
 

@@ -73,8 +73,8 @@ func (a *Auth) readUsers(d *decoder, seen map[string]bool, content string) {
 		name, hash, _ := strings.Cut(line, ":")
 		wrong := ""
 		switch {
-		case wrongUser(name) != "":
-			wrong = "the name " + wrongUser(name)
+		case WrongUser(name) != "":
+			wrong = "the name " + WrongUser(name)
 		case wrongHash(hash) != "":
 			wrong = "the hash of " + quote(name) + " " + wrongHash(hash)
 		case seen[name]:
@@ -91,11 +91,11 @@ func (a *Auth) readUsers(d *decoder, seen map[string]bool, content string) {
 
 func setUser(_ *decoder, v reflect.Value, text string, _ *field) string {
 	v.SetString(text)
-	return wrongUser(text)
+	return WrongUser(text)
 }
 
-// wrongUser tells what no line of an htpasswd file can name.
-func wrongUser(name string) string {
+// WrongUser tells what no line of an htpasswd file can name; "" is a good name.
+func WrongUser(name string) string {
 	if name == "" || len(name) > maxShortString || control(name) || strings.Contains(name, ":") {
 		return "is not a user's name: 1 to 255 octets without a colon"
 	}
@@ -107,8 +107,8 @@ func setBcrypt(_ *decoder, v reflect.Value, text string, _ *field) string {
 	return wrongHash(text)
 }
 
-// The cost of a hash doubles the work with each step: 16 is over a second.
-const minCost, maxCost = 4, 16
+// The bounds of a hash's cost, which doubles the work with each step: 16 is over a second.
+const MinCost, MaxCost = 4, 16
 
 // wrongHash tells what is not like $2y$10$ and 53 more signs: salt and hash in bcrypt's base64.
 func wrongHash(hash string) string {
@@ -117,8 +117,8 @@ func wrongHash(hash string) string {
 	if !good || !strings.HasPrefix(hash, "$2a$") && !strings.HasPrefix(hash, "$2b$") && !strings.HasPrefix(hash, "$2y$") {
 		return "is not a bcrypt hash (lsmtpd passwd makes one)"
 	}
-	if cost, err := strconv.Atoi(hash[4:6]); err != nil || cost < minCost || cost > maxCost {
-		return fmt.Sprintf("has a cost that is not from %d to %d", minCost, maxCost)
+	if cost, err := strconv.Atoi(hash[4:6]); err != nil || cost < MinCost || cost > MaxCost {
+		return fmt.Sprintf("has a cost that is not from %d to %d", MinCost, MaxCost)
 	}
 	return ""
 }

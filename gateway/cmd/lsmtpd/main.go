@@ -50,6 +50,7 @@ var commands = []command{
 	{"status", "show what the running daemon does", false, runStatus},
 	{"send", "hand one mail to an SMTP server: a test client", false, runSend},
 	{"tail", "watch the mail that goes to the broker", true, runTail},
+	{"passwd", "make the hash of a password", false, runPasswd},
 	{"version", "print the version", false, runVersion},
 }
 
