@@ -146,6 +146,8 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 	if err := os.WriteFile(h.dir+"/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	first := *h.Status().Broker.Retry
+	eventually(t, "the broker was tried again: all goroutines are there", func() bool { return !h.Status().Broker.Retry.Equal(first) })
 	next := strings.NewReplacer("/spool", "/spool2", "/admin.sock", "/new/admin.sock").Replace(h.config(entry("a2", one) + entry("b", added)))
 	for _, c := range []struct{ name, old, new, says string }{
 		{"the spool", "/spool2", "/file", ": spool.dir: "},

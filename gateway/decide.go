@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"errors"
+
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/smtp"
 )
@@ -26,7 +29,7 @@ func decide(p policies, results []publish.Result) (keep []bool, refusal smtp.Rep
 		return keep, smtp.Reply{}
 	}
 	for _, r := range results {
-		refusal = graver(refusal, p.refuse(r.Outcome))
+		refusal = graver(refusal, p.refuse(r))
 	}
 	if refusal.Code >= 500 && doubt {
 		// What may have arrived is never bounced.
@@ -35,9 +38,12 @@ func decide(p policies, results []publish.Result) (keep []bool, refusal smtp.Rep
 	return keep, refusal
 }
 
-// refuse is the reply that the policies give to an outcome: zero to spool.
-func (p policies) refuse(o publish.Outcome) smtp.Reply {
-	switch {
+// refuse is the reply that the policies give to a result: zero to spool. For want of memory nothing is spooled: the spool needs as
+// much.
+func (p policies) refuse(r publish.Result) smtp.Reply {
+	switch o := r.Outcome; {
+	case errors.Is(r.Err, memory.ErrExhausted):
+		return replyNoMemory
 	case o == publish.Returned && p.onUnroutable == "reject":
 		return replyUnroutable
 	case o == publish.Returned && p.onUnroutable == "defer",

@@ -7,13 +7,19 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lsmtpd/gateway/internal/certs"
 	"lsmtpd/gateway/internal/smtptest"
+	"lsmtpd/gateway/smtp"
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
 )
 
 // from dials to "host:port" from another address of this machine, as another client does.
@@ -116,7 +122,7 @@ func TestTLS_is_as_new_as_the_listener_asks_and_there_are_no_tickets(t *testing.
 		if (err == nil) != tt.good {
 			t.Errorf("%s at %s: %v", tls.VersionName(tt.version), tt.address, err)
 		}
-		if err == nil && c.Do("NOOP").Code() != 503 && c.Do("EHLO client.example").Code() != 250 { // a ticket would come before the reply
+		if err == nil && c.Do("EHLO client.example").Code() != 250 { // a ticket would come before the reply
 			t.Error("no conversation")
 		}
 	}
@@ -409,7 +415,63 @@ func TestWithout_its_header_a_proxys_connection_is_closed_without_a_word(t *test
 	}
 	waiting := smtptest.Dial(t, address)
 	eventually(t, "it is a session", func() bool { return h.sessions.len() == 1 })
+	other := smtptest.Dial(t, address) // nobody waits for it
+	other.Send("PROXY UNKNOWN\r\n")
+	if r := mails(greeted(t, other)); r.Code() != 250 {
+		t.Error(r)
+	}
 	h.must(h.apply(h.config(entry("b", plain))))
 	waiting.Want("421 4.3.2 Service shutting down")
 	waiting.WantEnd()
+}
+
+// tcp is a connection, perhaps of a bubble, that seems to come from an address of TCP.
+type tcp struct{ net.Conn }
+
+func (tcp) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4000} }
+
+func TestA_proxy_has_half_a_minute_for_its_header_and_less_when_the_session_is_to_end(t *testing.T) {
+	networks := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, tt := range []struct {
+		name        string
+		leave, took time.Duration // leave: when the session is asked to end
+		err         error
+	}{
+		{"nothing comes", time.Hour, proxyWait, os.ErrDeadlineExceeded},
+		{"it is asked to end", time.Second, time.Second, nil},
+		{"it was asked to end before", 0, 0, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			defer client.Close()
+			s := &session{conn: tcp{server}, listener: &listener{Listener: &routes.Listener{Listener: &config.Listener{ProxyProtocol: networks}}}}
+			s.smtp = smtp.NewSession(s.conn, &smtp.Settings{}, s)
+			defer time.AfterFunc(tt.leave, s.drain).Stop()
+			if tt.leave == 0 {
+				s.drain()
+			}
+			begun := time.Now()
+			err := s.readProxyHeader(&smtp.Client{Addr: netip.MustParseAddrPort("127.0.0.1:4000")})
+			if took := time.Since(begun); !errors.Is(err, tt.err) || took != tt.took {
+				t.Errorf("%s: after %v, %v", tt.name, took, err)
+			}
+		})
+	}
+}
+
+func TestPlaintext_behind_STARTTLS_is_counted_and_so_is_how_long_certificates_last(t *testing.T) {
+	h := newHouse(t, entry("a", port(t)))
+	ca := certs.NewAuthority(t)
+	ca.Issue(t, 11, "mx.example").Write(t, h.dir+"/one")
+	address := port(t)
+	h.must(h.apply(h.config(entry("a", address, fmt.Sprintf("tls: {cert_file: %[1]s/one.pem, key_file: %[1]s/one.key}", h.dir)) + entry("b", port(t)))))
+	c := greeted(t, smtptest.Dial(t, address))
+	c.Send("STARTTLS\r\nMAIL FROM:<eve@client.example>\r\n")
+	c.Want("220 2.0.0 Ready to start TLS")
+	c.WantEnd()
+	eventually(t, "it is counted", func() bool { return h.Status().Listeners[0].Injections == 1 })
+	s := h.Status().Listeners
+	if until := s[0].CertificateUntil; until == nil || until.Year() != 2100 || s[1].CertificateUntil != nil || s[1].Injections != 0 {
+		t.Errorf("status %+v", s)
+	}
 }

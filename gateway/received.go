@@ -24,7 +24,7 @@ func (t *transaction) received() []byte {
 	b = append(b, t.client.Protocol...)
 	b = append(b, " id "...)
 	b = append(b, e.ID.String()...)
-	if t.count == 1 {
+	if len(t.taken) == 1 {
 		b = append(b, "\r\n\tfor <"...)
 		b = append(b, t.only.String()...)
 		b = append(b, '>')

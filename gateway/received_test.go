@@ -35,7 +35,7 @@ func TestTheTraceFieldNamesWhoCameAndTheRecipientOnlyIfThereIsOne(t *testing.T) 
 				listener: &listener{Listener: &routes.Listener{Listener: &config.Listener{Hostname: "mx.example"}}},
 				client:   &smtp.Client{Protocol: "ESMTP"},
 				envelope: &mail.Envelope{ID: id, ReceivedAt: at, ClientIP: netip.MustParseAddr(c.ip), Helo: c.helo},
-				count:    len(c.to),
+				taken:    make([]taken, len(c.to)),
 			}
 			var err error
 			if tx.only, err = address.Parse(c.to[0]); err != nil {

@@ -19,6 +19,7 @@ var (
 	replyManyRoutes = smtp.Reply{Code: 452, Enhanced: "4.5.3", Text: "Too many destinations, send another message"}
 	replyTryLater   = smtp.Reply{Code: 451, Enhanced: "4.3.0", Text: "Cannot store the message now, try again later"}
 	replyFull       = smtp.Reply{Code: 452, Enhanced: "4.3.1", Text: "Insufficient storage, try again later"}
+	replyNoMemory   = smtp.Reply{Code: 452, Enhanced: "4.3.1", Text: "Out of memory for messages, try again later"}
 	replyUnroutable = smtp.Reply{Code: 550, Enhanced: "5.1.1", Text: "Nobody takes mail for this recipient"}
 	replyTooLarge   = smtp.Reply{Code: 552, Enhanced: "5.3.4", Text: "Message exceeds the size limit"}
 )

@@ -29,15 +29,16 @@ type listener struct {
 
 // state outlives a reload: it is carried over by the listener's name.
 type state struct {
-	accepted  atomic.Uint64 // messages that got 250
-	spooled   atomic.Uint64 // deliveries that went to the spool
-	confirmed atomic.Uint64 // deliveries that the broker confirmed at once
-	refused   atomic.Uint64 // replies of class 4 and 5
-	partly    atomic.Uint64 // messages refused though a part of them is confirmed
-	refusals  refusalLog
-	memory    *memory.Share // of the messages that are under way
-	open      int           // sessions that were let in; guarded by limits.mu
-	verifying chan struct{} // holds a token while a password is verified
+	accepted   atomic.Uint64 // messages that got 250
+	spooled    atomic.Uint64 // deliveries that went to the spool
+	confirmed  atomic.Uint64 // deliveries that the broker confirmed at once
+	refused    atomic.Uint64 // replies of class 4 and 5
+	partly     atomic.Uint64 // messages refused though a part of them is confirmed
+	injections atomic.Uint64 // sessions with plaintext behind STARTTLS
+	refusals   refusalLog
+	memory     *memory.Share // of the messages that are under way
+	open       int           // sessions that were let in; guarded by limits.mu
+	verifying  chan struct{} // holds a token while a password is verified
 }
 
 // run makes a table ready to be put in force, after old, which may be nil. The messages of its listeners share b.
@@ -157,7 +158,7 @@ func sizeLimit(l *routes.Listener, c *config.Config) int64 {
 		limit = min(limit, max(most-4<<10, 1))
 	}
 	if most := c.Limits.Memory; most > 0 {
-		limit = min(limit, max(most/7*3-64<<10, 1))
+		limit = min(limit, max(most/7*3-2<<20, 1)) // buffers of both are rounded up by less than 2 MiB each
 	}
 	if limit == math.MaxInt64 {
 		return 0

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -29,8 +30,8 @@ type session struct {
 	smtp     *smtp.Session
 	client   *smtp.Client     // from Admit on
 	hash     string           // of client.User's password as it was when it was checked
-	broken   error            // why there is no conversation
-	told     bool             // the refusal under way is in the log already
+	broken   error            // why there is no conversation; io.EOF where nobody wanted one
+	told     int              // refusals under way that are in the log already
 	refused  refusedRecipient // of the refusal under way; zero where it is not about one
 	tried    string           // whom the refusal under way did not let in; "" where it is not about that
 	parted   bool             // a refusal that ends the session was told of
@@ -77,8 +78,11 @@ func (s *session) serve() {
 	if s.broken != nil {
 		err = s.broken
 	}
-	if err == nil || s.listener == nil {
+	if err == nil || err == io.EOF || s.listener == nil {
 		return
+	}
+	if errors.Is(err, smtp.ErrStartTLSInjection) {
+		s.listener.state.injections.Add(1)
 	}
 	log := s.gateway.log.With("listener", s.listener.Name, "client", clientText(s.client))
 	if broken, ok := asPanic(err); ok {
@@ -184,7 +188,7 @@ func (s *session) Mail(_ context.Context, c *smtp.Client, from address.Address, 
 	if !s.gateway.limits.message(l, l.state.client(c.Addr.Addr()), time.Now()) {
 		return nil, replyTooFast
 	}
-	return s.newTransaction(r, l, c, from), smtp.Reply{}
+	return s.newTransaction(r, l, c, from, p), smtp.Reply{}
 }
 
 // obstacle is what stands between this session and mail through l, the present listener of its address: something to be done
@@ -221,8 +225,8 @@ func (s *session) Refused(c *smtp.Client, command string, r smtp.Reply) {
 	defer func() { s.refused, s.tried = refusedRecipient{}, "" }()
 	st := s.listener.state
 	st.refused.Add(1)
-	if s.told {
-		s.told = false
+	if s.told > 0 {
+		s.told--
 		return
 	}
 	log := s.gateway.log

@@ -19,7 +19,16 @@ type Status struct {
 	Draining  []DrainingStatus `json:"draining,omitempty"`
 	Broker    publish.Status   `json:"broker"`
 	Spools    []spool.Status   `json:"spools"` // the one in use first; others are replayed until they are empty
+	Limits    LimitsStatus     `json:"limits"`
 	Process   ProcessStatus    `json:"process"`
+}
+
+// LimitsStatus is how much of the process's limits is in use; 0 is no limit.
+type LimitsStatus struct {
+	Connections    int   `json:"connections"` // sessions that were let in
+	MaxConnections int   `json:"max_connections"`
+	Memory         int64 `json:"memory_octets"` // of mail held now
+	MaxMemory      int64 `json:"max_memory_octets"`
 }
 
 // ProcessStatus is what the process needs of its machine.
@@ -39,15 +48,18 @@ func process() ProcessStatus {
 
 // ListenerStatus is one listener. Its counts go on across reloads as long as its name stays.
 type ListenerStatus struct {
-	Name      string `json:"name"`
-	Address   string `json:"address"`
-	Bound     string `json:"bound"` // with the port in use where the address says 0
-	Sessions  int64  `json:"sessions"`
-	Accepted  uint64 `json:"accepted"`                 // messages
-	Confirmed uint64 `json:"confirmed"`                // deliveries
-	Spooled   uint64 `json:"spooled"`                  // deliveries
-	Refused   uint64 `json:"refused"`                  // replies of class 4 and 5
-	Partly    uint64 `json:"refused_partly_confirmed"` // messages of which a part was confirmed, and the rest could not be spooled
+	Name             string     `json:"name"`
+	Address          string     `json:"address"`
+	Bound            string     `json:"bound"` // with the port in use where the address says 0
+	Sessions         int64      `json:"sessions"`
+	Accepted         uint64     `json:"accepted"`                        // messages
+	Confirmed        uint64     `json:"confirmed"`                       // deliveries
+	Spooled          uint64     `json:"spooled"`                         // deliveries
+	Refused          uint64     `json:"refused"`                         // replies of class 4 and 5
+	Memory           int64      `json:"memory_octets"`                   // of mail held now
+	Partly           uint64     `json:"refused_partly_confirmed"`        // messages of which a part was confirmed, and the rest could not be spooled
+	Injections       uint64     `json:"starttls_injection"`              // sessions that were cut for plaintext behind STARTTLS
+	CertificateUntil *time.Time `json:"certificate_not_after,omitempty"` // when the first of its certificates ends
 }
 
 // DrainingStatus is the sessions that a removed listener still has.
@@ -81,6 +93,7 @@ func (g *Gateway) Status() Status {
 	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status(), Process: process()}
 	bound, sessions := g.sockets.Addresses(), g.sessions.byAddress()
 	running := g.running.Load()
+	s.Limits = LimitsStatus{g.limits.connections(), running.most, g.memory.Used(), running.table.Config.Limits.Memory}
 	s.Draining = g.draining(running)
 	for _, t := range running.table.Listeners {
 		l := running.listeners[t.Address]
@@ -88,6 +101,8 @@ func (g *Gateway) Status() Status {
 			Name: l.Name, Address: l.Address, Bound: bound[l.Address],
 			Sessions: sessions[l.Address], Accepted: l.state.accepted.Load(),
 			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(), Partly: l.state.partly.Load(),
+			Memory:     l.state.memory.Used(),
+			Injections: l.state.injections.Load(), CertificateUntil: certificateUntil(l.TLS),
 		}
 		s.Listeners = append(s.Listeners, status)
 	}

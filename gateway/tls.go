@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"crypto/tls"
+	"slices"
+	"time"
 
 	"lsmtpd/routes/config"
 )
@@ -24,4 +26,13 @@ func tlsConfig(c *config.TLS) *tls.Config {
 		t.ClientAuth = tls.VerifyClientCertIfGiven
 	}
 	return t
+}
+
+// certificateUntil is when the first of a listener's certificates ends; nil where it has none.
+func certificateUntil(c *config.TLS) *time.Time {
+	if c == nil {
+		return nil
+	}
+	first := slices.MinFunc(c.Pairs, func(a, b tls.Certificate) int { return a.Leaf.NotAfter.Compare(b.Leaf.NotAfter) })
+	return &first.Leaf.NotAfter
 }

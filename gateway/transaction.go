@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"lsmtpd/gateway/mail"
@@ -28,13 +29,21 @@ type transaction struct {
 	listener *listener
 	client   *smtp.Client
 	envelope *mail.Envelope
+	taken    []taken
 	only     address.Address // the recipient, while there is one
-	count    int             // accepted recipients
 	batches  []routes.Batch
+	notify   bool      // notifications were asked for, for a recipient
 	complete time.Time // when the final dot was there
+	counted  bool      // as accepted
 }
 
-func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from address.Address) *transaction {
+// taken is an accepted recipient.
+type taken struct {
+	batch int // that he is in
+	dsn   mail.DSN
+}
+
+func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from address.Address, p smtp.MailParams) *transaction {
 	return &transaction{gateway: s.gateway, session: s, running: r, listener: l, client: c, envelope: &mail.Envelope{
 		ID:       uuid.New(),
 		Listener: l.Name,
@@ -43,12 +52,14 @@ func (s *session) newTransaction(r *running, l *listener, c *smtp.Client, from a
 		User:     c.User,
 		TLS:      c.TLS,
 		Sender:   from,
+		Ret:      p.Ret,
+		EnvID:    p.EnvID,
 	}}
 }
 
 // Rcpt takes one recipient, or notes whom the log is to name as refused.
-func (t *transaction) Rcpt(_ context.Context, to address.Address, _ smtp.RcptParams) smtp.Reply {
-	r := t.route(to)
+func (t *transaction) Rcpt(_ context.Context, to address.Address, p smtp.RcptParams) smtp.Reply {
+	r := t.route(to, mail.DSN{Notify: p.Notify, ORcpt: p.ORcpt})
 	if !r.IsZero() {
 		t.session.refused = refusedRecipient{t.envelope.Sender, to}
 	}
@@ -56,7 +67,7 @@ func (t *transaction) Rcpt(_ context.Context, to address.Address, _ smtp.RcptPar
 }
 
 // route adds one recipient to the batch of its destination.
-func (t *transaction) route(to address.Address) smtp.Reply {
+func (t *transaction) route(to address.Address, dsn mail.DSN) smtp.Reply {
 	q := routes.Query{Sender: t.envelope.Sender, Recipient: to, Client: t.envelope.ClientIP, User: t.envelope.User}
 	route := t.listener.Route(&q)
 	if route == nil {
@@ -69,12 +80,13 @@ func (t *transaction) route(to address.Address) smtp.Reply {
 	if len(d.RoutingKey) > maxShort || len(d.Exchange) > maxShort {
 		return replyLongKey
 	}
-	batches := routes.Group(t.batches, d, to)
+	batches, at := routes.Group(t.batches, d, to)
 	if most := t.listener.MaxDeliveries; most > 0 && len(batches) > len(t.batches) && len(batches) > most {
 		return replyManyRoutes
 	}
 	t.batches, t.only = batches, to
-	t.count++
+	t.taken = append(t.taken, taken{at, dsn})
+	t.notify = t.notify || dsn != mail.DSN{}
 	return smtp.Reply{}
 }
 
@@ -90,17 +102,57 @@ func (t *transaction) Begin(context.Context) (prefix []byte, r smtp.Reply) {
 // Close has nothing to give back: the session owns the content.
 func (t *transaction) Close() {}
 
-// Data publishes the mail to each destination and keeps what the broker did not take.
+// Data publishes the mail to each destination and keeps what the broker did not take. SMTP has one reply for all of it, LMTP
+// one for each recipient, by his own delivery.
 func (t *transaction) Data(_ context.Context, c *memory.Content) []smtp.Reply {
 	t.complete = time.Now()
 	t.envelope.Size = int64(len(c.Octets()))
 	deliveries, refusal := t.deliveries(c)
 	if !refusal.IsZero() {
-		return []smtp.Reply{refusal}
+		return slices.Repeat([]smtp.Reply{refusal}, t.replies())
 	}
 	ctx, cancel := context.WithTimeout(t.gateway.hurrying, t.running.table.Config.AMQP.ConfirmTimeout)
 	defer cancel()
 	tickets, results := t.publish(ctx, deliveries)
+	if !t.lmtp() {
+		return []smtp.Reply{t.conclude(deliveries, tickets, results)}
+	}
+	replies := make([]smtp.Reply, len(deliveries))
+	for i := range deliveries {
+		replies[i] = t.conclude(deliveries[i:i+1], tickets[i:i+1], results[i:i+1])
+	}
+	return t.perRecipient(deliveries, replies)
+}
+
+// lmtp tells what the session speaks, whatever the present listener does.
+func (t *transaction) lmtp() bool { return t.session.listener.settings.LMTP }
+
+// replies is how many Data returns.
+func (t *transaction) replies() int {
+	if t.lmtp() {
+		return len(t.taken)
+	}
+	return 1
+}
+
+// perRecipient returns the reply of each accepted recipient, in their order, given those of the deliveries.
+func (t *transaction) perRecipient(deliveries []*mail.Delivery, replies []smtp.Reply) []smtp.Reply {
+	ofBatch := make([][]smtp.Reply, len(t.batches)) // a reply for each of its recipients, in their order
+	for b := range t.batches {
+		for len(ofBatch[b]) < len(t.batches[b].Recipients) {
+			ofBatch[b] = append(ofBatch[b], slices.Repeat(replies[:1], len(deliveries[0].Recipients))...)
+			deliveries, replies = deliveries[1:], replies[1:]
+		}
+	}
+	all := make([]smtp.Reply, len(t.taken))
+	for i, r := range t.taken {
+		all[i], ofBatch[r.batch] = ofBatch[r.batch][0], ofBatch[r.batch][1:]
+	}
+	return all
+}
+
+// conclude spools what the broker did not take of deliveries, whose client gets one reply for all of them.
+func (t *transaction) conclude(deliveries []*mail.Delivery, tickets []*publish.Ticket, results []publish.Result) smtp.Reply {
 	keep, refusal := decide(policies{t.listener.OnBrokerFailure, t.listener.OnUnroutable}, results)
 	var failed error
 	if refusal.IsZero() {
@@ -108,22 +160,24 @@ func (t *transaction) Data(_ context.Context, c *memory.Content) []smtp.Reply {
 	}
 	if !refusal.IsZero() {
 		t.refused(deliveries, results, refusal, failed)
-		return []smtp.Reply{refusal}
+		return refusal
 	}
 	t.accepted(deliveries, results)
-	return []smtp.Reply{{Code: 250, Enhanced: "2.0.0", Text: "Ok: queued as " + t.envelope.ID.String()}}
+	return smtp.Reply{Code: 250, Enhanced: "2.0.0", Text: "Ok: queued as " + t.envelope.ID.String()}
 }
 
 // deliveries makes one AMQP message of each batch, more where its recipients do not fit in one header table.
 func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Reply) {
 	most := t.running.table.Config.AMQP.MaxMessageSize
 	deliveries := make([]*mail.Delivery, 0, len(t.batches))
-	for _, b := range t.batches {
+	for i, b := range t.batches {
+		dsn := t.asked(i)
 		for rest := b.Recipients; len(rest) > 0; {
 			d := &mail.Delivery{
 				ID:         t.envelope.ID,
 				Envelope:   t.envelope,
 				Recipients: rest,
+				DSN:        dsn,
 				Exchange:   b.Exchange,
 				RoutingKey: b.RoutingKey,
 				Format:     b.Format,
@@ -140,6 +194,9 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 				return nil, replyTryLater
 			}
 			d.Recipients, rest = rest[:n], rest[n:]
+			if dsn != nil {
+				d.DSN, dsn = dsn[:n], dsn[n:]
+			}
 			if most > 0 && d.Size() > most {
 				return nil, replyTooLarge
 			}
@@ -147,6 +204,20 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 		}
 	}
 	return deliveries, smtp.Reply{}
+}
+
+// asked returns what was asked of notifications for each recipient of a batch; nil where nothing was.
+func (t *transaction) asked(batch int) []mail.DSN {
+	if !t.notify {
+		return nil
+	}
+	var all []mail.DSN
+	for _, r := range t.taken {
+		if r.batch == batch {
+			all = append(all, r.dsn)
+		}
+	}
+	return all
 }
 
 // encodedAhead is how many octets of one mail's deliveries may be encoded while earlier ones are not confirmed yet.
@@ -180,7 +251,7 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		if !keep[i] {
 			continue
 		}
-		settled, err := t.gateway.store.put(d)
+		settled, err := t.put(d)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -205,8 +276,27 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		t.listener.state.partly.Add(1)
 	case errors.Is(failed, spool.ErrFull):
 		return replyFull, failed
+	case errors.Is(failed, memory.ErrExhausted):
+		return replyNoMemory, failed
 	}
 	return replyTryLater, failed
+}
+
+const (
+	spoolHead = 64 << 10        // octets at most of a file before its payload
+	spoolWait = 5 * time.Second // for the memory to write a file from
+)
+
+// put spools d, once there is memory to encode it in.
+func (t *transaction) put(d *mail.Delivery) (settle func(uuid.UUID, bool), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), spoolWait)
+	defer cancel()
+	hold, need := d.Content.Hold(), int64(memory.Capacity(int(d.JSONSize())+spoolHead))
+	if hold.Grow(ctx, need) != nil {
+		return nil, memory.ErrExhausted
+	}
+	defer hold.Shrink(need)
+	return t.gateway.store.put(d)
 }
 
 func confirmedIDs(deliveries []*mail.Delivery, results []publish.Result) []string {
@@ -231,7 +321,10 @@ func (t *transaction) accepted(deliveries []*mail.Delivery, results []publish.Re
 		t.gateway.watchers.tell(deliveries[i])
 	}
 	state := t.listener.state
-	state.accepted.Add(1)
+	if !t.counted {
+		t.counted = true
+		state.accepted.Add(1)
+	}
 	state.confirmed.Add(uint64(len(results) - spooled))
 	state.spooled.Add(uint64(spooled))
 	attrs := t.attrs(deliveries)
@@ -244,7 +337,10 @@ func (t *transaction) accepted(deliveries []*mail.Delivery, results []publish.Re
 // refused writes the mail's one line; the session's Refused is not to write another. failed is why nothing was spooled, if
 // that is why. A mail of which a part is confirmed is always told of: who sends it again makes a duplicate of that part.
 func (t *transaction) refused(deliveries []*mail.Delivery, results []publish.Result, reply smtp.Reply, failed error) {
-	t.session.told = true
+	t.session.told++
+	if t.lmtp() {
+		t.session.told += recipients(deliveries) - 1
+	}
 	confirmed := confirmedIDs(deliveries, results)
 	if !t.listener.state.refusals.admit(t.gateway.log.With("listener", t.listener.Name)) && len(confirmed) == 0 {
 		return
@@ -274,7 +370,7 @@ func (t *transaction) attrs(deliveries []*mail.Delivery) []slog.Attr {
 		slog.String("client", clientText(t.client)),
 		slog.String("id", t.envelope.ID.String()),
 		slog.String("sender", t.envelope.Sender.String()),
-		slog.Int("recipients", t.count),
+		slog.Int("recipients", recipients(deliveries)),
 		slog.Int64("size", t.envelope.Size),
 		slog.String("exchange", deliveries[0].Exchange),
 		slog.String("routing_key", deliveries[0].RoutingKey))
@@ -282,6 +378,13 @@ func (t *transaction) attrs(deliveries []*mail.Delivery) []slog.Attr {
 		attrs = append(attrs, slog.Int("deliveries", len(deliveries)))
 	}
 	return append(attrs, slog.Float64("took_ms", milliseconds(t.complete)))
+}
+
+func recipients(deliveries []*mail.Delivery) (n int) {
+	for _, d := range deliveries {
+		n += len(d.Recipients)
+	}
+	return n
 }
 
 // milliseconds since begun, as every log line has them.

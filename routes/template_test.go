@@ -123,7 +123,7 @@ routes:
 		"7+x@tag.example", "8+y@tag.example", "9+x@tag.example", "1@key.example", "1@a.example",
 	} {
 		q := Query{Sender: parse("s@t"), Recipient: parse(to)}
-		batches = Group(batches, l.Route(&q).Destination(&q), q.Recipient)
+		batches, _ = Group(batches, l.Route(&q).Destination(&q), q.Recipient)
 	}
 	var got []string
 	for _, b := range batches {
@@ -146,8 +146,8 @@ routes:
 }
 
 func TestA_batch_that_is_not_taken_leaves_the_others_as_they_were(t *testing.T) {
-	one := Group(nil, Destination{Exchange: "a"}, parse("1@a"))
-	two := Group(one, Destination{Exchange: "b"}, parse("2@b"))
+	one, _ := Group(nil, Destination{Exchange: "a"}, parse("1@a"))
+	two, _ := Group(one, Destination{Exchange: "b"}, parse("2@b"))
 	if len(one) != 1 || len(two) != 2 || len(one[0].Recipients) != 1 {
 		t.Errorf("%v, %v", one, two)
 	}
@@ -177,7 +177,7 @@ func BenchmarkGroup(b *testing.B) {
 	for b.Loop() {
 		var batches []Batch
 		for range 100 {
-			batches = Group(batches, d, q.Recipient)
+			batches, _ = Group(batches, d, q.Recipient)
 		}
 	}
 }

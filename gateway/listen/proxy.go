@@ -28,7 +28,8 @@ var (
 )
 
 // ReadProxyHeader reads the PROXY header, version 1 or 2, that a connection begins with, and not one octet more. It returns the
-// client that the proxy speaks for; none where it speaks for itself (LOCAL), or does not tell a TCP client (UNKNOWN).
+// client that the proxy speaks for; none where it speaks for itself (LOCAL), or does not tell a TCP client (UNKNOWN). Its error is
+// io.EOF where the connection ends before it begins, as those do that only look whether somebody listens.
 func ReadProxyHeader(r io.Reader) (client netip.AddrPort, err error) {
 	b := make([]byte, 0, longestV1)
 	for {
@@ -44,6 +45,9 @@ func ReadProxyHeader(r io.Reader) (client netip.AddrPort, err error) {
 		}
 		n, err = r.Read(b[len(b) : len(b)+n])
 		b = b[:len(b)+n]
+		if len(b) == 0 && err == io.EOF {
+			return client, err
+		}
 		if n == 0 && err != nil {
 			return client, fmt.Errorf("read the PROXY header: %w", err)
 		}

@@ -44,6 +44,7 @@ type wire struct {
 	User          string    `json:"user"`
 	TLS           string    `json:"tls"`
 	Size          int64     `json:"size"`
+	DSN           wireDSN   `json:"dsn"`
 	Encoding      string    `json:"encoding"`
 }
 
@@ -103,6 +104,8 @@ func (w *wire) delivery() *Delivery {
 		TLS:        w.TLS,
 		Sender:     mailbox(w.Sender),
 		Size:       w.Size,
+		Ret:        w.DSN.Ret,
+		EnvID:      w.DSN.EnvID,
 	}
 	if e.ID == uuid.Nil { // LSMTPD's own
 		e.ID = w.MessageID
@@ -112,7 +115,7 @@ func (w *wire) delivery() *Delivery {
 	for i, r := range w.Recipients {
 		to[i] = mailbox(r)
 	}
-	return &Delivery{ID: w.MessageID, Envelope: e, Recipients: to}
+	return &Delivery{ID: w.MessageID, Envelope: e, Recipients: to, DSN: w.DSN.of(len(to))}
 }
 
 // mailbox reads an address that was accepted once. One that Parse takes no longer is split at its last "@": mail that got its

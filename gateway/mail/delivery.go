@@ -29,7 +29,8 @@ type Envelope struct {
 	User       string
 	TLS        string
 	Sender     address.Address
-	Size       int64 // octets of the content, the prefix included
+	Size       int64  // octets of the content, the prefix included
+	Ret, EnvID string // what MAIL said of notifications (RFC 3461); "" where nothing
 }
 
 // Delivery is one AMQP message: a mail to those of its recipients that share a destination. It is filled in once, then only
@@ -38,6 +39,7 @@ type Delivery struct {
 	ID         uuid.UUID // AMQP message-id, spool file, key of returns
 	Envelope   *Envelope
 	Recipients []address.Address
+	DSN        []DSN             // of the Recipients; nil where nothing was asked for any of them
 	Exchange   string            // "" is AMQP's default exchange
 	RoutingKey string            // at most 255 octets
 	Format     string            // JSON or Raw

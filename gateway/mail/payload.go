@@ -42,6 +42,14 @@ func (d *Delivery) Payload() (octets []byte, pooled bool) {
 	return d.AppendJSON(memory.Buffer(int(d.JSONSize()))), true
 }
 
+// PayloadMemory returns the octets that Payload takes beside the Content's, which are to be held first.
+func (d *Delivery) PayloadMemory() int64 {
+	if d.Format == Raw || d.Encoded {
+		return 0
+	}
+	return int64(memory.Capacity(int(d.JSONSize())))
+}
+
 // JSONSize returns the octets that AppendJSON appends.
 func (d *Delivery) JSONSize() int64 {
 	p := pen{counting: true}
@@ -94,6 +102,7 @@ func (d *Delivery) write(p *pen) {
 	p.raw(`,"size":`)
 	var size [20]byte
 	p.octets(strconv.AppendInt(size[:0], e.Size, 10))
+	d.writeDSN(p)
 	if !isText {
 		p.raw(`,"encoding":"base64"`)
 	}

@@ -57,6 +57,7 @@ func (d *Delivery) AMQPHeaders() map[string]any {
 		for _, f := range d.Envelope.fields() {
 			h[f.name] = f.value
 		}
+		d.addDSN(h)
 	}
 	return h
 }
@@ -91,8 +92,13 @@ func (d *Delivery) Fit() int {
 	if d.Format != Raw {
 		return len(d.Recipients)
 	}
+	dsn, arrays := d.dsnSize()
+	room -= dsn
 	for i := range d.Recipients {
 		room -= 5 + len(wellFormed(d.Recipients[i].String()))
+		for _, field := range arrays {
+			room -= 5 + len(wellFormed(field(d.DSN[i])))
+		}
 		if room < 0 {
 			return i
 		}

@@ -55,6 +55,7 @@ type Ticket struct {
 	pooled  bool // payload is a memory.Buffer, else it is the content itself
 	content *memory.Content
 	octets  int64 // of the payload
+	held    int64 // of the content's hold, for it
 
 	// guarded by mu
 	mu    sync.Mutex
@@ -97,7 +98,10 @@ func (t *Ticket) submit(ctx context.Context) {
 		t.sent <- sent{result: Result{Rejected, err}} // published, it would close the connection for everybody
 		return
 	}
-	t.encode()
+	if err := t.encode(ctx); err != nil {
+		t.sent <- sent{result: Result{Unavailable, err}}
+		return
+	}
 	t.turn.Store(turnWaiting)
 	if !p.queue.put(ctx, t) {
 		t.free()
@@ -105,11 +109,18 @@ func (t *Ticket) submit(ctx context.Context) {
 	}
 }
 
-func (t *Ticket) encode() {
+// encode makes the payload, in memory that it may have to wait for: the mail's own is held already.
+func (t *Ticket) encode(ctx context.Context) error {
+	held := t.delivery.PayloadMemory()
+	if err := t.delivery.Content.Hold().Grow(ctx, held); err != nil {
+		return err
+	}
+	t.held = held
 	t.content = t.delivery.Content.Retain()
 	t.headers = amqp.Table(t.delivery.AMQPHeaders())
 	t.payload, t.pooled = t.delivery.Payload()
 	t.octets = int64(len(t.payload))
+	return nil
 }
 
 // free gives back what encode took.
@@ -118,6 +129,7 @@ func (t *Ticket) free() {
 		memory.Recycle(t.payload)
 	}
 	t.headers, t.payload = nil, nil
+	t.content.Hold().Shrink(t.held)
 	t.content.Release()
 	t.content = nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -16,7 +17,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(idleServer) != "" {
+		serveIdle()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // owner is the Handler of these tests. What it answers is in the local parts of the addresses.
 type owner struct {

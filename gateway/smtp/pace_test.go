@@ -41,9 +41,9 @@ func TestA_slow_client_is_closed_whatever_it_is_slow_at(t *testing.T) {
 			bubble(t, rated(), &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
 				hello(t, c)
 				start := time.Now()
+				c.Patience = time.Hour
 				var sender sync.WaitGroup
 				sender.Go(func() { slowly(c, begins, 99, time.Second) })
-				c.Patience = time.Hour
 				for c.Reply() != told {
 				}
 				if took := time.Since(start); took < time.Minute || took > 2*time.Minute {
@@ -69,8 +69,8 @@ func TestAn_honest_slow_client_is_served(t *testing.T) {
 			bubble(t, rated(), o, func(t *testing.T, c *smtptest.Conn, s *running) {
 				begin(t, c, mailCommand, rcptCommand)
 				start := time.Now()
-				go slowly(c, sent, 1010, 10*time.Second)
 				c.Patience = time.Hour
+				go slowly(c, sent, 1010, 10*time.Second)
 				for len(o.accepted()) == 0 {
 					if r := c.Reply(); r.Code() >= 400 {
 						t.Fatalf("%q", r)

@@ -62,7 +62,11 @@ func (s *Session) Serve(ctx context.Context) error {
 	defer s.wire.close()
 	defer context.AfterFunc(ctx, func() { s.wire.socket.Close() })()
 
-	err := guard(func() error { return s.converse(ctx) })
+	return s.conclude(ctx, s.converse(ctx))
+}
+
+// conclude says the last words of a session that ended by err, and returns what Serve returns.
+func (s *Session) conclude(ctx context.Context, err error) error {
 	// What a panicking Handler does when its transaction is closed, or when it is told of the last reply, is its affair too.
 	if reset := guard(func() error { s.reset(); return nil }); reset != nil {
 		err = reset
@@ -73,7 +77,7 @@ func (s *Session) Serve(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("serve session: %w", context.Cause(ctx))
-	case err == nil, err == io.EOF, errors.Is(err, errDraining):
+	case err == nil, err == io.EOF, err == io.ErrUnexpectedEOF, errors.Is(err, errDraining): // unexpected: TLS without its close
 		return nil
 	}
 	return fmt.Errorf("serve session: %w", err)
@@ -103,16 +107,20 @@ func (s *Session) leaving() error {
 
 // guard calls f and returns its panic as an error.
 func guard(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
+	defer recovered(&err)
 	return f()
 }
 
+// recovered is deferred by who returns a panic as its error.
+func recovered(err *error) {
+	if v := recover(); v != nil {
+		*err = &PanicError{Value: v, Stack: debug.Stack()}
+	}
+}
+
 // converse greets the client and obeys its commands. It returns nil when a reply that ends the session is queued.
-func (s *Session) converse(ctx context.Context) error {
+func (s *Session) converse(ctx context.Context) (err error) {
+	defer recovered(&err)
 	last, err := s.greet(ctx)
 	for !last && err == nil {
 		var line []byte
@@ -189,28 +197,24 @@ func (s *Session) greeting() Reply {
 }
 
 // line waits for the next line, which is valid until the next one. It has at most longest octets, or maxAuthLine where AUTH
-// begins it.
+// begins it. An idle session stands in here: what is on its stack is what bounds how many there can be.
 func (s *Session) line(longest int) ([]byte, error) {
-	const auth = "AUTH "
+	begun := false // to wait for the rest of a line
 	for {
 		if err := s.leaving(); err != nil {
 			return nil, err
 		}
-		if !s.spoken && foreign(s.wire.received()) {
-			return nil, ErrForeign
-		}
-		if b := s.wire.received(); len(b) >= len(auth) && equalFold(b[:len(auth)], auth) {
-			longest = maxAuthLine
-		}
-		line, ok, err := s.wire.line(longest, s.settings.LineEndings != RejectBare)
+		line, ok, err := s.cut(longest)
 		if ok || err != nil {
-			s.spoken = true
+			if begun {
+				s.wire.until = time.Time{}
+			}
 			return line, err
 		}
-		if len(s.wire.received()) > 0 && s.wire.until.IsZero() && s.settings.Timeout > 0 {
+		if !begun && len(s.wire.received()) > 0 && s.wire.until.IsZero() && s.settings.Timeout > 0 {
 			// An octet now and then is no line.
+			begun = true
 			s.wire.until = time.Now().Add(s.settings.Timeout)
-			defer func() { s.wire.until = time.Time{} }()
 		}
 		if err := s.wire.fill(); err != nil {
 			return nil, err
@@ -218,15 +222,34 @@ func (s *Session) line(longest int) ([]byte, error) {
 	}
 }
 
-// foreign tells whether the first octets of a client are another protocol's. To answer a browser's request line by line
-// would let a web page send mail.
+// cut takes a line, if all of it is there.
+func (s *Session) cut(longest int) (line []byte, ok bool, err error) {
+	const auth = "AUTH "
+	b := s.wire.received()
+	if !s.spoken && foreign(b) {
+		return nil, false, ErrForeign
+	}
+	if len(b) >= len(auth) && equalFold(b[:len(auth)], auth) {
+		longest = maxAuthLine
+	}
+	line, ok, err = s.wire.line(longest, s.settings.LineEndings != RejectBare)
+	if ok || err != nil {
+		s.spoken = true
+	}
+	return line, ok, err
+}
+
+// openings of other protocols. To answer a browser's request line by line would let a web page send mail.
+var openings = [...]string{
+	"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH ", "PRI ",
+	"SSH-",
+	"\x16\x03", // a TLS ClientHello
+}
+
+// foreign tells whether the first octets of a client are another protocol's.
 func foreign(b []byte) bool {
-	for _, opening := range []string{
-		"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH ", "PRI ",
-		"SSH-",
-		"\x16\x03", // a TLS ClientHello
-	} {
-		if bytes.HasPrefix(b, []byte(opening)) {
+	for i := range openings {
+		if bytes.HasPrefix(b, []byte(openings[i])) {
 			return true
 		}
 	}

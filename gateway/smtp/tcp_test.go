@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	netsmtp "net/smtp"
-	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -198,60 +195,6 @@ func heap() int {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
-}
-
-func TestGo_s_own_client_delivers(t *testing.T) {
-	o := &owner{}
-	addr := listen(t, settings(), o)
-	content := "Subject: from Go\r\n\r\n.dot\r\n..\r\n\r\nend\r\n"
-	for range 2 {
-		if err := netsmtp.SendMail(addr, nil, "a@client.example", []string{"b@mx.example", "c@mx.example"}, []byte(content)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, m := range o.accepted() {
-		if m.content != content || len(m.to) != 2 {
-			t.Errorf("what arrived: %+v", m)
-		}
-	}
-	if n := len(o.accepted()); n != 2 {
-		t.Errorf("%d mails arrived", n)
-	}
-}
-
-const pythonScript = `
-import smtplib, sys
-with smtplib.SMTP("127.0.0.1", int(sys.argv[1])) as s:
-    for n in range(3):
-        s.sendmail("a@client.example", ["b@mx.example"], "Subject: %d\n\n.dot\n" % n)
-    refused = s.sendmail("a@client.example", ["refused@mx.example", "b@mx.example"], b"last\r\n")
-    assert list(refused) == ["refused@mx.example"], refused
-    s.sendmail("\u00e9@client.example", ["b@mx.example"], b"utf8\r\n", mail_options=["SMTPUTF8", "BODY=8BITMIME"])
-    try:
-        s.sendmail("a@client.example", ["b@mx.example"], b"x" * 11000000)
-    except smtplib.SMTPSenderRefused as e:
-        assert e.smtp_code == 552, e
-    assert s.noop()[0] == 250 and s.verify("b")[0] == 252
-`
-
-func TestPython_s_client_delivers(t *testing.T) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("no python3 here")
-	}
-	o := &owner{}
-	_, port, _ := net.SplitHostPort(listen(t, settings(), o))
-	if out, err := exec.Command(python, "-c", pythonScript, port).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	var got []string
-	for _, m := range o.accepted() {
-		got = append(got, m.content)
-	}
-	want := []string{"Subject: 0\r\n\r\n.dot\r\n", "Subject: 1\r\n\r\n.dot\r\n", "Subject: 2\r\n\r\n.dot\r\n", "last\r\n", "utf8\r\n"}
-	if !slices.Equal(got, want) {
-		t.Errorf("what arrived: %q, want %q", got, want)
-	}
 }
 
 func TestSessions_side_by_side_keep_their_mails_apart(t *testing.T) {

@@ -295,6 +295,24 @@ func TestA_transaction_knows_how_its_client_came(t *testing.T) {
 	}
 }
 
+func TestLeaving_between_mails_inside_TLS_is_no_error(t *testing.T) {
+	for _, polite := range []bool{true, false} {
+		client, server := tcpPair(t)
+		s := serve(t, server, tlsSettings(), &owner{})
+		c := smtptest.New(t, client)
+		startTLS(t, c)
+		if err := c.StartTLS(unverified()); err != nil {
+			t.Fatal(err)
+		}
+		c.Do("EHLO client.example")
+		if polite {
+			c.Close()
+		}
+		client.Close()
+		wantErr(t, s, nil)
+	}
+}
+
 func TestReplies_to_a_batch_leave_in_one_record(t *testing.T) {
 	client, server := tcpPair(t)
 	serve(t, server, tlsSettings(), &owner{})

@@ -10,9 +10,7 @@ import (
 // What the file may say already and the daemon cannot do yet. A value other than the default is refused: ignoring it would
 // be worse.
 var (
-	pendingKeys = []string{
-		"admin.address", "amqp.tls",
-	}
+	pendingKeys         = []string{"admin.address", "amqp.tls"}
 	pendingListenerKeys = []string{}
 	pendingSchemes      = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )

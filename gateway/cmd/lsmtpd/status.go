@@ -84,6 +84,8 @@ func statusText(s admin.Status, now time.Time) string {
 	for i, sp := range s.Spools {
 		fmt.Fprintf(&b, "spool   %s\n", spoolText(sp, now, i > 0))
 	}
+	fmt.Fprintf(&b, "in use  %d%s connections, %d%s octets of message memory\n",
+		s.Limits.Connections, of(int64(s.Limits.MaxConnections)), s.Limits.Memory, of(s.Limits.MaxMemory))
 	configText(&b, s.Config, now)
 	b.WriteString("\n")
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -96,6 +98,14 @@ func statusText(s admin.Status, now time.Time) string {
 	}
 	_ = w.Flush() // into b
 	return b.String()
+}
+
+// of tells a limit, where there is one.
+func of(limit int64) string {
+	if limit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" of %d", limit)
 }
 
 func brokerText(s publish.Status, now time.Time) string {
