@@ -17,37 +17,46 @@ import (
 	"lsmtpd/gateway/internal/smtptest"
 )
 
-const (
-	largeMail    = 50_000_000
-	largeSenders = 200
-	mostResident = 400 << 20
-)
+// mostResident is what a process may take that may hold 256 MiB of mail.
+const mostResident = 400 << 20
 
-// BenchmarkLargeSenders is 200 clients that send 50 MB each at once, to a daemon that may hold 256 MiB. Each is accepted or told to
-// come back, some get through, and the process stays under 400 MiB.
-func BenchmarkLargeSenders(b *testing.B) {
+// BenchmarkCrowd is clients that send more at once than a daemon may hold, which is 256 MiB. Each mail is accepted or its sender told
+// to come back, some get through, and the process stays under 400 MiB.
+func BenchmarkCrowd(b *testing.B) {
 	node, err := rabbit.Start(context.Background(), rabbit.Options{Config: []string{"max_message_size = 134217728"}})
 	if errors.Is(err, rabbit.ErrNotInstalled) {
 		b.Skip(err)
 	}
 	must(b, err)
 	b.Cleanup(node.Close)
-	content := bytes.Repeat(append(bytes.Repeat([]byte("x"), 76), "\r\n"...), largeMail/78)
-	for _, c := range []struct{ name, mail, format string }{
-		{"SIZE", fmt.Sprintf("MAIL FROM:<a@example.com> SIZE=%d", len(content)), "raw"},
-		{"no SIZE", "MAIL FROM:<a@example.com>", "raw"},
-		{"SIZE to json", fmt.Sprintf("MAIL FROM:<a@example.com> SIZE=%d", len(content)), "json"},
+	for _, c := range []struct {
+		name    string
+		senders int
+		octets  int
+		size    bool // of which MAIL tells
+		format  string
+	}{
+		{"200 of 50 MB", 200, 50_000_000, true, "raw"},
+		{"200 of 50 MB, without SIZE", 200, 50_000_000, false, "raw"},
+		{"200 of 50 MB, to json", 200, 50_000_000, true, "json"},
+		{"3000 of 150 KB", 3000, 150_000, true, "raw"},
+		{"3000 of 150 KB, to json", 3000, 150_000, true, "json"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
+			content := bytes.Repeat(append(bytes.Repeat([]byte("x"), 76), "\r\n"...), c.octets/78)
+			mail := "MAIL FROM:<a@example.com>"
+			if c.size {
+				mail += fmt.Sprintf(" SIZE=%d", len(content))
+			}
 			for b.Loop() {
-				d := start(b, node.URL(), largeConfig(c.format))
-				accepted, later := sendLarge(b, d.Addr(b, "in"), c.mail, content)
+				d := start(b, node.URL(), crowdConfig(c.format))
+				accepted, later := sendAtOnce(b, c.senders, func() (int, error) { return sendOne(d.Addr(b, "in"), mail, content) })
 				peak := peakResident(b, d.Pid())
 				b.ReportMetric(float64(accepted), "accepted")
 				b.ReportMetric(float64(later), "told-to-come-back")
 				b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
-				if accepted == 0 || accepted+later != largeSenders || peak >= mostResident {
-					b.Errorf("of %d mails %d were accepted and %d told to come back; the process took %d MiB", largeSenders, accepted, later, peak>>20)
+				if accepted == 0 || accepted+later != int64(c.senders) || peak >= mostResident {
+					b.Errorf("of %d mails %d were accepted and %d told to come back; the process took %d MiB", c.senders, accepted, later, peak>>20)
 				}
 				d.Stop(b)
 			}
@@ -55,20 +64,20 @@ func BenchmarkLargeSenders(b *testing.B) {
 	}
 }
 
-// largeConfig publishes to a queue that keeps nothing.
-func largeConfig(format string) string {
-	queue := `{exchanges: [{name: large, type: fanout}], queues: [{name: large, arguments: {x-max-length: 0}}], bindings: [{exchange: large, queue: large}]}`
-	c := config(listener("in", "large", "format: "+format, "size_limit: 60MB", "max_memory: 100%"))
+// crowdConfig publishes to a queue that keeps nothing.
+func crowdConfig(format string) string {
+	queue := `{exchanges: [{name: crowd, type: fanout}], queues: [{name: crowd, arguments: {x-max-length: 0}}], bindings: [{exchange: crowd, queue: crowd}]}`
+	c := config(listener("in", "crowd", "format: "+format, "size_limit: 60MB", "max_memory: 100%"))
 	return withAMQP("limits: {memory: 256MiB}\n"+c, "max_message_size: 128MiB, topology: "+queue)
 }
 
-// sendLarge has every client send one mail, and tells how many were accepted and how many told to come back.
-func sendLarge(b *testing.B, addr, mail string, content []byte) (accepted, later int64) {
+// sendAtOnce has every client send one mail, and tells how many were accepted and how many told to come back.
+func sendAtOnce(b *testing.B, senders int, one func() (code int, err error)) (accepted, later int64) {
 	var a, l atomic.Int64
 	var clients sync.WaitGroup
-	for range largeSenders {
+	for range senders {
 		clients.Go(func() {
-			switch code, err := sendOne(addr, mail, content); {
+			switch code, err := one(); {
 			case err != nil:
 				b.Error(err)
 			case code == 250:
@@ -121,4 +130,3 @@ func peakResident(t testing.TB, pid int) int64 {
 	must(t, err)
 	return kib << 10
 }
-

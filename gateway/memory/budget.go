@@ -116,7 +116,7 @@ func (s *Share) Hold(ctx context.Context, n int64) (*Hold, error) {
 	}
 	b.youngest = h
 	b.mu.Unlock()
-	if err := h.take(ctx, max(n, 1<<minClass), false); err != nil {
+	if err := h.take(ctx, max(n, smallest), false); err != nil {
 		h.Release()
 		return nil, err
 	}

@@ -47,7 +47,7 @@ func (c *Content) Grow(ctx context.Context, n int) error {
 	}
 	size := Capacity(max(len(c.octets)+n, cap(c.octets)+step(cap(c.octets))))
 	need := int64(size)
-	if !mapped(c.octets) {
+	if !moves(c.octets, size) {
 		need += int64(cap(c.octets)) // both are there while the octets are copied
 	}
 	if need > c.held {
@@ -61,12 +61,12 @@ func (c *Content) Grow(ctx context.Context, n int) error {
 	return nil
 }
 
-// step is by how much a buffer of n octets grows: a pooled one doubles, a mapped one is not copied, and so may grow by less.
+// step is by how much a buffer of n octets grows at least: it doubles while it is copied then, a large one may grow by less.
 func step(n int) int {
-	if n <= maxPooled {
+	if n < hugePage {
 		return n
 	}
-	return max(n/4, 1<<20)
+	return n / 4
 }
 
 // giveBack keeps n octets of the hold.
@@ -88,8 +88,8 @@ func (c *Content) Truncate(n int) { c.octets = c.octets[:c.prefix+n] }
 
 // Fit tells that the content is whole: what it did not need is given back.
 func (c *Content) Fit() {
-	if size := Capacity(len(c.octets)); mapped(c.octets) && size < cap(c.octets) {
-		c.octets = resize(c.octets, max(size, maxPooled+pageSize))
+	if size := max(Capacity(len(c.octets)), hugePage); size < cap(c.octets) {
+		c.octets = resize(c.octets, size)
 	}
 	c.giveBack(int64(cap(c.octets)))
 }

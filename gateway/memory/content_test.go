@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 
@@ -11,7 +12,7 @@ import (
 )
 
 func TestABufferHasRoomAndIsEmpty(t *testing.T) {
-	for _, n := range []int{0, 1, 1 << minClass, 1<<minClass + 1, maxPooled, maxPooled + 1, 10 << 20} {
+	for _, n := range []int{0, 1, 1 << minClass, 1<<minClass + 1, maxPooled, maxPooled + 1, hugePage, hugePage + 1, 10 << 20} {
 		for range 2 { // fresh, and perhaps from the pool
 			b := Buffer(n)
 			if len(b) != 0 || cap(b) != Capacity(n) || cap(b) < n {
@@ -22,8 +23,8 @@ func TestABufferHasRoomAndIsEmpty(t *testing.T) {
 		}
 	}
 	Recycle(nil)
-	Recycle(make([]byte, 0, 12345))       // of no class: left to the garbage collector
-	Recycle(make([]byte, 0, 2*maxPooled)) // not mapped by us: left to it too
+	Recycle(make([]byte, 0, 12345))      // of no class: left to the garbage collector
+	Recycle(make([]byte, 0, 2*hugePage)) // not mapped by us: left to it too
 }
 
 func TestTheLargestBufferWithinAReservation(t *testing.T) {
@@ -33,7 +34,7 @@ func TestTheLargestBufferWithinAReservation(t *testing.T) {
 		if Capacity(got) != got {
 			t.Fatalf("no buffer has %d octets", got)
 		}
-		if int64(got) > max(n, 1<<minClass) || int64(Capacity(got+1)) <= n {
+		if int64(got) > max(n, smallest) || int64(Capacity(got+1)) <= n {
 			t.Fatalf("within %d octets is a buffer of %d, and one of %d", n, got, Capacity(got+1))
 		}
 	})
@@ -72,7 +73,7 @@ func TestContentKeepsItsOctetsHoweverItGrows(t *testing.T) {
 		if used := b.Used(); used != int64(cap(c.octets)) {
 			t.Fatalf("%d octets are held, and the buffer takes %d", used, cap(c.octets))
 		}
-		if cap(c.octets) > max(2*maxPooled, Capacity(len(c.octets))) {
+		if cap(c.octets) > max(hugePage, Capacity(len(c.octets))) {
 			t.Fatalf("a buffer of %d octets is kept for %d", cap(c.octets), len(c.octets))
 		}
 		cut := rapid.IntRange(0, len(want)).Draw(t, "cut")
@@ -104,7 +105,7 @@ func TestContentThatMayNotGrowIsWhatItWas(t *testing.T) {
 		if string(c.Octets()) != "prefix" || len(c.Room()) == 0 {
 			t.Errorf("%q is kept, with room for %d", c.Octets(), len(c.Room()))
 		}
-		if used := s.Used() - elder.octets; used != 1<<minClass {
+		if used := s.Used() - elder.octets; used != smallest {
 			t.Errorf("%d octets are held for what is thrown away", used)
 		}
 		c.Release()
@@ -135,4 +136,35 @@ func mustPanic(t *testing.T, what string, f func()) {
 		}
 	}()
 	f()
+}
+
+// BenchmarkContent is a mail written in pieces as they come from a socket, whose size was told before or was not.
+func BenchmarkContent(b *testing.B) {
+	piece := bytes.Repeat([]byte("x"), 64<<10)
+	s := NewBudget(1 << 30).Share(0)
+	for _, size := range []int{32 << 10, 256 << 10, 1 << 20, 10 << 20, 50 << 20} {
+		for name, told := range map[string]int{"told": size, "untold": 16 << 10} {
+			b.Run(fmt.Sprintf("%dKiB/%s", size>>10, name), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				for b.Loop() {
+					h, err := s.Hold(b.Context(), int64(Capacity(told)))
+					if err != nil {
+						b.Fatal(err)
+					}
+					c := NewContent(nil, told, h)
+					for left := size; left > 0; {
+						if err := c.Grow(b.Context(), 1<<10); err != nil {
+							b.Fatal(err)
+						}
+						n := copy(c.Room(), piece[:min(len(piece), left)])
+						c.Extend(n)
+						left -= n
+					}
+					c.Fit()
+					c.Release()
+				}
+			})
+		}
+	}
 }

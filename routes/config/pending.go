@@ -14,7 +14,7 @@ var (
 		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
 	}
 	pendingListenerKeys = []string{
-		"protocol", "spool_max_bytes",
+		"spool_max_bytes",
 	}
 	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )

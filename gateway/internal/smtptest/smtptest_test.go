@@ -146,6 +146,7 @@ func TestMistakes_in_a_file_are_told_with_their_line(t *testing.T) {
 		"= a\nX: what\n":       "line 2",
 		"= a\n\nC> \"half\n":   "line 3",
 		"= a\nC> \"x\"*many\n": "line 2",
+		"= a\nwait a bit\n":    "line 2",
 	} {
 		if _, err := ReadTranscripts(strings.NewReader(file)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", file, err, want)
