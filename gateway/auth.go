@@ -69,8 +69,10 @@ func (a *authenticator) check(ctx context.Context, l *listener, user, password s
 	if err != nil {
 		return "", err
 	}
-	err = a.verify([]byte(against), []byte(password))
-	release()
+	err = func() error {
+		defer release() // a panic costs its session, and no slot
+		return a.verify([]byte(against), []byte(password))
+	}()
 	switch {
 	case !known || errors.Is(err, bcrypt.ErrMismatchedHashAndPassword):
 		return "", errWrongPassword

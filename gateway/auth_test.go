@@ -95,7 +95,8 @@ func TestAn_unknown_user_costs_what_one_of_the_listeners_users_costs_and_never_g
 		if _, err := a.check(t.Context(), l, name, "one"); !errors.Is(err, errWrongPassword) {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if a.standIn(l, name) != a.standIn(l, name) {
+		first := a.standIn(l, name)
+		if again := a.standIn(l, name); again != first {
 			t.Errorf("%s is verified against several hashes", name)
 		}
 	}
@@ -171,6 +172,21 @@ func TestPasswords_are_verified_one_at_a_time_a_listener_and_two_in_all_and_nobo
 			t.Errorf("%d verifications at once, %d slots taken at the end", n, len(a.slots))
 		}
 	})
+}
+
+func TestA_panic_in_a_verification_takes_no_slot_with_it(t *testing.T) {
+	a := newAuthenticator()
+	l := guarded(t, "in", "ann", "right")
+	a.verify = func(_, _ []byte) error { panic("odd hash") }
+	for range verificationsAtOnce + 1 {
+		func() {
+			defer func() { recover() }()
+			a.check(t.Context(), l, "ann", "right")
+		}()
+	}
+	if len(a.slots) != 0 || len(l.state.verifying) != 0 {
+		t.Errorf("%d slots of the process and %d of the listener are taken", len(a.slots), len(l.state.verifying))
+	}
 }
 
 func TestWhat_is_remembered_is_bounded_and_what_is_over_goes_first(t *testing.T) {
