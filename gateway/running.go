@@ -158,7 +158,7 @@ func sizeLimit(l *routes.Listener, c *config.Config) int64 {
 		limit = min(limit, max(most-4<<10, 1))
 	}
 	if most := c.Limits.Memory; most > 0 {
-		limit = min(limit, max(most/7*3-64<<10, 1))
+		limit = min(limit, max(most/7*3-2<<20, 1)) // buffers of both are rounded up by less than 2 MiB each
 	}
 	if limit == math.MaxInt64 {
 		return 0

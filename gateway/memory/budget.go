@@ -126,7 +126,7 @@ func (s *Share) Hold(ctx context.Context, n int64) (*Hold, error) {
 // Grow adds n octets. It waits for them until ctx ends; for all but the oldest message at most 5 s: then the error is
 // ErrExhausted, and h has what it had. It is ErrExhausted at once where there is not as much in the whole Budget.
 func (h *Hold) Grow(ctx context.Context, n int64) error {
-	if h == nil {
+	if h == nil || n == 0 {
 		return nil
 	}
 	return h.take(ctx, n, true)

@@ -228,6 +228,22 @@ func TestNobodyWaitsBehindAMessageThatGaveUp(t *testing.T) {
 	})
 }
 
+func TestWhoNeedsNothingDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewBudget(100 * kib).Share(0)
+		old, young := begin(t, s, 50*kib), begin(t, s, 50*kib)
+		grown := growing(t.Context(), old, 10*kib)
+		if err := young.Grow(t.Context(), 0); err != nil || !waits(grown) {
+			t.Errorf("nothing was not to be had: %v", err)
+		}
+		young.Release()
+		if err := <-grown; err != nil {
+			t.Error(err)
+		}
+		old.Release()
+	})
+}
+
 func TestWithoutAShareNothingIsHeld(t *testing.T) {
 	var s *Share
 	h, err := s.Hold(context.Background(), 1<<62)

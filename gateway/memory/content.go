@@ -86,9 +86,9 @@ func (c *Content) Extend(n int) { c.octets = c.octets[:len(c.octets)+n] }
 // Truncate cuts Body to n octets.
 func (c *Content) Truncate(n int) { c.octets = c.octets[:c.prefix+n] }
 
-// Fit tells that the content is whole: what it did not need is given back.
+// Fit tells that the content is whole: what it did not need is given back, where that costs no copy, or a small one.
 func (c *Content) Fit() {
-	if size := max(Capacity(len(c.octets)), hugePage); size < cap(c.octets) {
+	if size := Capacity(len(c.octets)); size < cap(c.octets) && (moves(c.octets, size) || size <= cap(c.octets)/4) {
 		c.octets = resize(c.octets, size)
 	}
 	c.giveBack(int64(cap(c.octets)))

@@ -73,7 +73,7 @@ func TestContentKeepsItsOctetsHoweverItGrows(t *testing.T) {
 		if used := b.Used(); used != int64(cap(c.octets)) {
 			t.Fatalf("%d octets are held, and the buffer takes %d", used, cap(c.octets))
 		}
-		if cap(c.octets) > max(hugePage, Capacity(len(c.octets))) {
+		if cap(c.octets) > 2*Capacity(len(c.octets)) {
 			t.Fatalf("a buffer of %d octets is kept for %d", cap(c.octets), len(c.octets))
 		}
 		cut := rapid.IntRange(0, len(want)).Draw(t, "cut")

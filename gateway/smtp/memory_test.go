@@ -141,7 +141,7 @@ func TestThe_oldest_message_waits_for_memory_beyond_five_seconds(t *testing.T) {
 }
 
 func TestWhat_a_mail_did_not_need_is_given_back_before_it_is_handed_over(t *testing.T) {
-	pinned, budget := held(1_000_000)
+	pinned, budget := held(2_000_000)
 	var during int64
 	o := &owner{during: func(context.Context) { during = budget.Used() }}
 	bubble(t, pinned, o, func(t *testing.T, c *smtptest.Conn, s *running) {

@@ -125,7 +125,7 @@ type Spool struct {
 // Limits are those of the whole process.
 type Limits struct {
 	Connections int   `yaml:"connections" default:"10000" effect:"live" doc:"most connections at once; 0: no limit"`
-	Memory      int64 `yaml:"memory" is:"size" default:"1GiB" range:"1MiB.." zero:"true" effect:"live" doc:"octets of mail held at once; 0: no limit"`
+	Memory      int64 `yaml:"memory" is:"size" default:"1GiB" range:"16MiB.." zero:"true" effect:"live" doc:"octets of mail held at once; 0: no limit"`
 }
 
 // Quota is a share of a process-wide limit: a percentage of it, or octets. The zero Quota is no limit.

@@ -13,10 +13,8 @@ var (
 	pendingKeys = []string{
 		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
 	}
-	pendingListenerKeys = []string{
-		"spool_max_bytes",
-	}
-	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
+	pendingListenerKeys = []string{"spool_max_bytes"}
+	pendingSchemes      = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.
