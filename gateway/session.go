@@ -73,8 +73,11 @@ func (s *session) drain() {
 	s.smtp.Drain()
 }
 
-func (s *session) serve() {
-	err := s.smtp.Serve(s.gateway.cutting)
+// serve is on the stack of each idle session: a large frame would keep its stack from shrinking.
+func (s *session) serve() { s.over(s.smtp.Serve(s.gateway.cutting)) }
+
+// over tells of a session that ended by err.
+func (s *session) over(err error) {
 	if s.broken != nil {
 		err = s.broken
 	}

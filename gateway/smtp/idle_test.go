@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,10 @@ func TestFive_thousand_idle_sessions_are_held_in_eight_KiB_each_and_answered(t *
 		t.Skip("resident memory is read from /proc, and the race detector takes more")
 	}
 	const sessions, most = 5000, 8 << 10
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur < sessions+100 {
+		t.Skipf("no %d open files are allowed here: %d, %v", sessions, files.Cur, err)
+	}
 	server := exec.Command(os.Args[0])
 	server.Env = append(os.Environ(), idleServer+"=1")
 	in, err := server.StdinPipe()

@@ -16,8 +16,8 @@ import (
 )
 
 // everything is on offer.
-func everything() *smtp.Settings {
-	s := tlsSettings()
+func everything(t testing.TB) *smtp.Settings {
+	s := tlsSettings(t)
 	s.Auth, s.MaxRecipients = true, 1000
 	return s
 }
@@ -43,7 +43,7 @@ func TestGo_s_own_client_delivers(t *testing.T) {
 
 func TestGo_s_own_client_delivers_in_TLS_as_a_user(t *testing.T) {
 	o := &owner{}
-	addr := listen(t, everything(), o)
+	addr := listen(t, everything(t), o)
 	c, err := netsmtp.Dial(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -148,10 +148,10 @@ func TestPython_s_client_delivers_in_TLS_and_LMTP(t *testing.T) {
 		t.Skip("no python3 here")
 	}
 	o, local := &owner{}, &owner{lmtp: true}
-	implicit, lmtp := everything(), settings()
+	implicit, lmtp := everything(t), settings()
 	implicit.ImplicitTLS, lmtp.LMTP = true, true
 	args := []string{"-c", pythonTLSScript}
-	for _, addr := range []string{listen(t, everything(), o), listen(t, implicit, o), listen(t, lmtp, local)} {
+	for _, addr := range []string{listen(t, everything(t), o), listen(t, implicit, o), listen(t, lmtp, local)} {
 		_, port, _ := net.SplitHostPort(addr)
 		args = append(args, port)
 	}
@@ -173,7 +173,7 @@ func TestSwaks_delivers(t *testing.T) {
 	if err != nil {
 		t.Skip("no swaks here")
 	}
-	implicit, lmtp := everything(), settings()
+	implicit, lmtp := everything(t), settings()
 	implicit.ImplicitTLS, lmtp.LMTP = true, true
 	body := filepath.Join(t.TempDir(), "body")
 	if err := os.WriteFile(body, []byte("Subject: x\n\n.dot\n..\nend\n"), 0o600); err != nil {
@@ -185,13 +185,13 @@ func TestSwaks_delivers(t *testing.T) {
 		args   []string
 		with   string
 	}{
-		{"in clear", everything(), nil, "ESMTP"},
-		{"pipelining", everything(), []string{"--pipeline"}, "ESMTP"},
-		{"HELO", everything(), []string{"--protocol", "SMTP"}, "SMTP"},
-		{"STARTTLS", everything(), []string{"--tls"}, "ESMTPS"},
+		{"in clear", everything(t), nil, "ESMTP"},
+		{"pipelining", everything(t), []string{"--pipeline"}, "ESMTP"},
+		{"HELO", everything(t), []string{"--protocol", "SMTP"}, "SMTP"},
+		{"STARTTLS", everything(t), []string{"--tls"}, "ESMTPS"},
 		{"implicit TLS", implicit, []string{"--tlsc"}, "ESMTPS"},
-		{"AUTH PLAIN", everything(), []string{"--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "secret"}, "ESMTPSA"},
-		{"AUTH LOGIN", everything(), []string{"--tls", "--auth", "LOGIN", "--auth-user", "app", "--auth-password", "secret"}, "ESMTPSA"},
+		{"AUTH PLAIN", everything(t), []string{"--tls", "--auth", "PLAIN", "--auth-user", "app", "--auth-password", "secret"}, "ESMTPSA"},
+		{"AUTH LOGIN", everything(t), []string{"--tls", "--auth", "LOGIN", "--auth-user", "app", "--auth-password", "secret"}, "ESMTPSA"},
 		{"LMTP", lmtp, []string{"--protocol", "LMTP"}, "LMTP"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -2,14 +2,9 @@ package smtp_test
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -17,39 +12,29 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lsmtpd/gateway/internal/certs"
 	"lsmtpd/gateway/internal/smtptest"
 	"lsmtpd/gateway/smtp"
 )
 
-// certified is a server's side of TLS with a certificate of its own making.
-var certified = sync.OnceValue(func() *tls.Config {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"mx.example"},
-		NotBefore:    time.Unix(0, 0), // before the clock of a bubble too
-		NotAfter:     time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return &tls.Config{
-		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		SessionTicketsDisabled: true,
-	}
-})
+var certificate struct {
+	sync.Once
+	tls.Certificate
+}
+
+// certified is a server's side of TLS with a certificate of its own making, the same in all tests.
+func certified(t testing.TB) *tls.Config {
+	certificate.Do(func() { certificate.Certificate = certs.NewAuthority(t).Issue(t, 1, "mx.example").TLS(t) })
+	return &tls.Config{Certificates: []tls.Certificate{certificate.Certificate}, SessionTicketsDisabled: true}
+}
 
 // unverified is a client's side of TLS that believes every certificate.
 func unverified() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 
 // tlsSettings offer STARTTLS.
-func tlsSettings() *smtp.Settings {
+func tlsSettings(t testing.TB) *smtp.Settings {
 	s := settings()
-	s.TLS = certified()
+	s.TLS = certified(t)
 	return s
 }
 
@@ -94,7 +79,7 @@ func TestPlaintext_behind_STARTTLS_ends_the_session_and_is_never_run(t *testing.
 		t.Run(name, func(t *testing.T) {
 			client, server := tcpPair(t)
 			o := &owner{}
-			s := serve(t, server, tlsSettings(), o)
+			s := serve(t, server, tlsSettings(t), o)
 			c := smtptest.New(t, client)
 			inject(t, c)
 			if got := rest(t, client); got != "" {
@@ -109,15 +94,15 @@ func TestPlaintext_behind_STARTTLS_ends_the_session_and_is_never_run(t *testing.
 }
 
 func TestA_handshake_that_fails_ends_without_an_octet_in_clear(t *testing.T) {
-	newest := certified().Clone()
+	newest := certified(t)
 	newest.MinVersion = tls.VersionTLS13
-	panics := certified().Clone()
+	panics := certified(t)
 	panics.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { panic("asked for") }
 	for name, config := range map[string]*tls.Config{"no version in common": newest, "a panic": panics} {
 		for _, implicit := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				client, server := tcpPair(t)
-				pinned := tlsSettings()
+				pinned := tlsSettings(t)
 				pinned.TLS, pinned.ImplicitTLS = config, implicit
 				s := serve(t, server, pinned, &owner{})
 				c := smtptest.New(t, client)
@@ -166,7 +151,7 @@ func bubble(t *testing.T, pinned *smtp.Settings, o *owner, f func(t *testing.T, 
 }
 
 func TestA_handshake_lasts_thirty_seconds(t *testing.T) {
-	implicit := tlsSettings()
+	implicit := tlsSettings(t)
 	implicit.ImplicitTLS = true
 	silent := func(t *testing.T, c *smtptest.Conn, s *running) {
 		start := time.Now()
@@ -181,14 +166,14 @@ func TestA_handshake_lasts_thirty_seconds(t *testing.T) {
 		wantErr(t, s, smtp.ErrTimeout)
 	}
 	bubble(t, implicit, &owner{}, silent)
-	bubble(t, tlsSettings(), &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
+	bubble(t, tlsSettings(t), &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
 		startTLS(t, c)
 		silent(t, c, s)
 	})
 }
 
 func TestDrain_ends_a_handshake_without_a_word(t *testing.T) {
-	bubble(t, tlsSettings(), &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
+	bubble(t, tlsSettings(t), &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
 		startTLS(t, c)
 		synctest.Wait()
 		s.Drain()
@@ -203,7 +188,7 @@ func TestDrain_is_told_inside_TLS(t *testing.T) {
 	for range 20 {
 		client, server := tcpPair(t)
 		c := smtptest.New(t, client)
-		s := serve(t, server, tlsSettings(), &owner{})
+		s := serve(t, server, tlsSettings(t), &owner{})
 		startTLS(t, c)
 		if err := c.StartTLS(unverified()); err != nil {
 			t.Fatal(err)
@@ -222,7 +207,7 @@ func TestThe_last_reply_is_read_inside_TLS_whatever_the_client_still_sends(t *te
 	for i := range 50 {
 		client, server := tcpPair(t)
 		c := smtptest.New(t, client)
-		s := serve(t, server, tlsSettings(), &owner{})
+		s := serve(t, server, tlsSettings(t), &owner{})
 		startTLS(t, c)
 		if err := c.StartTLS(unverified()); err != nil {
 			t.Fatal(err)
@@ -265,7 +250,7 @@ func TestA_transaction_knows_how_its_client_came(t *testing.T) {
 		t.Run(test.protocol, func(t *testing.T) {
 			o := &owner{lmtp: test.lmtp}
 			client, server := tcpPair(t)
-			pinned := tlsSettings()
+			pinned := tlsSettings(t)
 			pinned.LMTP, pinned.Auth, pinned.AuthPlaintext = test.lmtp, true, true
 			serve(t, server, pinned, o)
 			c := smtptest.New(t, client)
@@ -298,7 +283,7 @@ func TestA_transaction_knows_how_its_client_came(t *testing.T) {
 func TestLeaving_between_mails_inside_TLS_is_no_error(t *testing.T) {
 	for _, polite := range []bool{true, false} {
 		client, server := tcpPair(t)
-		s := serve(t, server, tlsSettings(), &owner{})
+		s := serve(t, server, tlsSettings(t), &owner{})
 		c := smtptest.New(t, client)
 		startTLS(t, c)
 		if err := c.StartTLS(unverified()); err != nil {
@@ -315,7 +300,7 @@ func TestLeaving_between_mails_inside_TLS_is_no_error(t *testing.T) {
 
 func TestReplies_to_a_batch_leave_in_one_record(t *testing.T) {
 	client, server := tcpPair(t)
-	serve(t, server, tlsSettings(), &owner{})
+	serve(t, server, tlsSettings(t), &owner{})
 	c := smtptest.New(t, client)
 	startTLS(t, c)
 	heard := &recorder{Conn: client}

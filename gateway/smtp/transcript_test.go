@@ -101,7 +101,7 @@ func prepare(t testing.TB, tr smtptest.Transcript) (*smtp.Settings, func() *owne
 		case "protocol":
 			s.LMTP = value == "lmtp"
 		case "tls":
-			s.TLS, s.ImplicitTLS = certified(), value == "implicit"
+			s.TLS, s.ImplicitTLS = certified(t), value == "implicit"
 		case "auth":
 			s.Auth, s.AuthPlaintext = true, value == "plaintext"
 		case "memory":

@@ -103,7 +103,7 @@ func TestTrap_3_no_way_out_of_a_mail_leaves_a_recipient_behind(t *testing.T) {
 		})
 	}
 	t.Run("STARTTLS", func(t *testing.T) {
-		o := trap(t, tlsSettings(), func(c *smtptest.Conn) {
+		o := trap(t, tlsSettings(t), func(c *smtptest.Conn) {
 			begin(t, c, mailCommand, "RCPT TO:<other-tenant@mx.example>")
 			c.Do("STARTTLS")
 			if err := c.StartTLS(unverified()); err != nil {
