@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -274,4 +275,10 @@ func oneStep(t *testing.T, d *stepped, named bool) (calls []string) {
 		}
 	})
 	return calls
+}
+
+func (a *accounts) copy() map[uuid.UUID]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.owed)
 }
