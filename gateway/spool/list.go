@@ -12,9 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"lsmtpd/gateway/mail"
-	"lsmtpd/gateway/memory"
-
 	"github.com/google/uuid"
 )
 
@@ -151,18 +148,11 @@ func (s *Spool) readEnvelope(e *Entry) error {
 	}
 	defer f.Close()
 	if !e.NoDestination {
-		buf := memory.Buffer(int(min(f.size(), maxHead)))
-		defer memory.Recycle(buf)
-		b, err := readAt(f, buf[:min(f.size(), maxHead)], 0)
+		h, payload, err := readHead(f)
 		if err != nil {
 			return err
 		}
-		h, payload, _, err := parseHead(b)
-		if err != nil {
-			return err
-		}
-		e.Format = h.Format
-		if skimmed := skim(f, int64(payload), e); skimmed {
+		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}
 	}
@@ -210,23 +200,14 @@ func skim(f source, payload int64, e *Entry) bool {
 
 // decodeEnvelope reads a file as a whole: one that a person has written anew, or LSMTPD's own.
 func (s *Spool) decodeEnvelope(e *Entry) error {
-	load := s.load
-	if e.NoDestination {
-		load = s.loadStray
-	}
-	d, err := load(e.ID)
+	d, err := s.loadAny(e.ID, e.NoDestination)
 	if err != nil {
 		return err
 	}
 	defer d.Content.Release()
-	e.describe(d)
-	return nil
-}
-
-// describe fills in what the delivery says.
-func (e *Entry) describe(d *mail.Delivery) {
 	e.Format, e.Sender, e.Recipients = d.Format, d.Envelope.Sender.String(), make([]string, len(d.Recipients))
 	for i := range d.Recipients {
 		e.Recipients[i] = d.Recipients[i].String()
 	}
+	return nil
 }
