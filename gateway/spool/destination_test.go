@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,13 +64,13 @@ func TestReplay_after_a_return_the_rest_of_the_destination_waits_behind_one_file
 		s := mustOpen(t, spoolDir(t))
 		defer mustClose(t, s)
 		const n = 100
-		shut := true
+		var open atomic.Bool
 		for range n {
 			to(t, s, "x", "nobody")
 			to(t, s, "x", "somebody")
 		}
 		attempts, end := observed(t, s, func(d *mail.Delivery) (Verdict, error) {
-			if d.RoutingKey == "nobody" && shut {
+			if d.RoutingKey == "nobody" && !open.Load() {
 				return Returned, errors.New("NO_ROUTE")
 			}
 			return Done, nil
@@ -98,7 +99,7 @@ func TestReplay_after_a_return_the_rest_of_the_destination_waits_behind_one_file
 		if len(seen) != 9 {
 			t.Errorf("%d files took the turn in 9 attempts: one that nobody takes must not stay the first", len(seen))
 		}
-		shut = false
+		open.Store(true)
 		time.Sleep(10 * time.Minute)
 		if got := attempts(); len(got) != n {
 			t.Errorf("%d attempts after the destination works again, want all %d", len(got), n)

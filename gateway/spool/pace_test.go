@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,8 +70,13 @@ func TestReplay_keeps_attempts_and_the_last_error_for_who_asks(t *testing.T) {
 		s := mustOpen(t, spoolDir(t))
 		defer mustClose(t, s)
 		d := to(t, s, "x", "k")
-		verdict := Later
-		attempts, end := observed(t, s, func(*mail.Delivery) (Verdict, error) { return verdict, errors.New("queue full") })
+		var undecided atomic.Bool
+		attempts, end := observed(t, s, func(*mail.Delivery) (Verdict, error) {
+			if undecided.Load() {
+				return Undecided, errors.New("queue full")
+			}
+			return Later, errors.New("queue full")
+		})
 		defer end()
 		attempts()
 		time.Sleep(7 * time.Second)
@@ -83,7 +89,7 @@ func TestReplay_keeps_attempts_and_the_last_error_for_who_asks(t *testing.T) {
 		if n := len(attempts()); n != 1 {
 			t.Errorf("%d attempts after Retry", n)
 		}
-		verdict = Undecided
+		undecided.Store(true)
 		s.Retry(d.ID, uuid.New())
 		attempts()
 		if e, err := s.describe(d.ID); err != nil || e.Attempts != 3 || !e.NextTry.IsZero() {

@@ -227,22 +227,23 @@ func work(t *testing.T, s *Spool, a *accounts) {
 }
 
 func TestNo_promise_is_broken_whichever_system_call_fails_or_is_the_last(t *testing.T) {
-	for _, named := range []bool{false, true} {
-		for _, c := range []struct {
-			dies bool
-			err  error
-		}{{true, errDead}, {false, syscall.EIO}, {false, syscall.ENOSPC}, {false, syscall.EMFILE}} {
-			t.Run(fmt.Sprintf("named %v, %v", named, c.err), func(t *testing.T) {
-				for at := 1; ; at++ {
-					if calls := oneStep(t, &stepped{at: at, dies: c.dies, err: c.err}, named); len(calls) < at {
-						if at < 50 || !slices.Contains(calls, "replace") || !slices.Contains(calls, "read") {
-							t.Errorf("only %d calls were made: %v", len(calls), calls)
-						}
-						return
+	for _, c := range []struct {
+		named, dies bool
+		err         error
+	}{
+		{named: false, dies: true, err: errDead}, {named: true, dies: true, err: errDead},
+		{named: false, err: syscall.EIO}, {named: true, err: syscall.ENOSPC}, {named: false, err: syscall.EMFILE},
+	} {
+		t.Run(fmt.Sprintf("named %v, %v", c.named, c.err), func(t *testing.T) {
+			for at := 1; ; at++ {
+				if calls := oneStep(t, &stepped{at: at, dies: c.dies, err: c.err}, c.named); len(calls) < at {
+					if at < 50 || !slices.Contains(calls, "replace") || !slices.Contains(calls, "read") {
+						t.Errorf("only %d calls were made: %v", len(calls), calls)
 					}
+					return
 				}
-			})
-		}
+			}
+		})
 	}
 }
 
