@@ -32,11 +32,8 @@ func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) 
 		return spool.Done, nil
 	case publish.Unavailable:
 		return spool.Stop, r.Err
-	case publish.Returned:
+	case publish.Returned, publish.Rejected:
 		return spool.Returned, r.Err
-	}
-	if r.Outcome != publish.InDoubt {
-		return spool.Later, r.Err
 	}
 	// While the first publish may still be confirmed or returned, a second one would make the two answers one another's.
 	id := d.ID

@@ -146,6 +146,44 @@ func TestReplay_one_file_that_is_returned_does_not_keep_the_others_of_its_destin
 	})
 }
 
+func TestReplay_of_a_destination_that_never_confirms_takes_one_place_of_the_window(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, spoolDir(t))
+		defer mustClose(t, s)
+		for range 200 {
+			to(t, s, "x", "silent") // the oldest ones
+		}
+		for range 200 {
+			to(t, s, "x", "good")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		var waiting, most atomic.Int32
+		go func() {
+			done <- s.Replay(ctx, func(_ context.Context, d *mail.Delivery) (Verdict, error) {
+				if d.RoutingKey == "good" {
+					return Done, nil
+				}
+				most.Store(max(most.Load(), waiting.Add(1)))
+				time.Sleep(15 * time.Second)
+				waiting.Add(-1)
+				return Undecided, errors.New("not confirmed in time")
+			})
+		}()
+		time.Sleep(16 * time.Second)
+		synctest.Wait()
+		if st := s.Status(); st.Files != 200 || st.Held != 1 {
+			t.Errorf("status %+v: the others should be delivered", st)
+		}
+		time.Sleep(time.Hour)
+		if n := most.Load(); n != 1 {
+			t.Errorf("%d files waited for a confirm at once", n)
+		}
+		cancel()
+		<-done
+	})
+}
+
 func TestReplay_passes_over_an_exchange_that_is_unusable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := &someBroker{}
