@@ -151,7 +151,7 @@ func published(tb testing.TB, q *rabbit.Inbox, n int) float64 {
 // BenchmarkSpool_beside_the_broker compares, in one run: mails accepted while the broker is away with those confirmed; a replay with a
 // bare publisher; and how long live mail waits beside a replay with how long it waits without.
 func BenchmarkSpool_beside_the_broker(b *testing.B) {
-	const files, mails, live = 100_000, 20_000, 4_000
+	const files, mails, live = 100_000, 20_000, 2_000
 	node := rabbit.Shared(b)
 	q := rabbit.Queue(b, node.URL())
 	url, proxy := proxied(b, node)
@@ -192,7 +192,7 @@ func BenchmarkSpool_beside_the_broker(b *testing.B) {
 
 		_, alone := flood(b, addr, 8, live, 20*time.Millisecond)
 		outage()
-		flood(b, addr, 64, files, 0)
+		flood(b, addr, 64, files/2, 0)
 		replay()
 		_, beside := flood(b, addr, 8, live, 20*time.Millisecond)
 		left := d.status().Spools[0].Files
