@@ -36,6 +36,11 @@ type Entry struct {
 // or goes meanwhile may be missing. Of a file that cannot be read the error is told beside what is known of it, and the next one
 // follows; it ends with ctx's error.
 func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
+	return s.EntriesOf(ctx, func(uuid.UUID) bool { return true })
+}
+
+// EntriesOf is Entries for those ids only that are wanted. It reads no other file.
+func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		select {
 		case <-s.indexed:
@@ -48,6 +53,9 @@ func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 			if s.ending() {
 				yield(Entry{}, ErrClosed)
 				return
+			}
+			if !wanted(at.id) {
+				continue
 			}
 			entry, err := s.describe(at.id)
 			if errors.Is(err, ErrNotFound) {
