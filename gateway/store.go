@@ -237,7 +237,9 @@ func (s *store) status() []spool.Status {
 
 // stopReplay ends every replay.
 func (s *store) stopReplay() {
+	s.mu.Lock() // no task begins any more: see begin
 	s.stop()
+	s.mu.Unlock()
 	s.tasks.Wait()
 }
 
