@@ -111,10 +111,10 @@ func TestA_client_that_waits_no_longer_is_let_go(t *testing.T) {
 
 func TestWhat_the_API_does_not_know_is_an_error_that_says_so(t *testing.T) {
 	c, _, _ := serve(t)
-	if _, err := c.open(t.Context(), http.MethodGet, "/v1/nothing"); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := c.open(t.Context(), request{method: http.MethodGet, path: "/v1/nothing"}); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("another path: %v", err)
 	}
-	if _, err := c.open(t.Context(), http.MethodGet, pathReload); err == nil || !strings.Contains(err.Error(), "405") {
+	if _, err := c.open(t.Context(), request{method: http.MethodGet, path: pathReload}); err == nil || !strings.Contains(err.Error(), "405") {
 		t.Errorf("a reload by GET: %v", err)
 	}
 	other, err := net.Listen("unix", c.Socket+"x")
