@@ -37,21 +37,27 @@ func newDesk(t testing.TB, double *amqptest.Broker, n int) *desk {
 			t.Error(err)
 		}
 	})
-	for range n {
-		m := delivery()
-		s := o.g.store.spools[0]
-		if err := s.Put(m); err != nil {
-			t.Fatal(err)
-		}
-		s.Settle(m.ID, false)
-		m.Content.Release()
-		d.ids = append(d.ids, m.ID)
-	}
+	d.fill(n)
 	c := &config.Config{AMQP: config.AMQP{URLs: []string{double.URL()}, ConnectTimeout: 10 * time.Second, ConfirmTimeout: 10 * time.Second, Buffer: 100}}
 	if err := o.Connect(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// fill puts n more mails into the spool in use.
+func (d *desk) fill(n int) {
+	d.t.Helper()
+	s := d.g.store.spools[0]
+	for range n {
+		m := delivery()
+		if err := s.Put(m); err != nil {
+			d.t.Fatal(err)
+		}
+		s.Settle(m.ID, false)
+		m.Content.Release()
+		d.ids = append(d.ids, m.ID)
+	}
 }
 
 // left are the mails in the spool, oldest first.
@@ -293,5 +299,32 @@ func TestA_mail_is_read_as_it_was_taken(t *testing.T) {
 	}
 	if _, err := d.Mail(t.Context(), uuid.New()); !errors.Is(err, spool.ErrNotFound) {
 		t.Errorf("one that is not there: %v", err)
+	}
+}
+
+func TestAn_operator_reaches_the_mail_of_a_spool_that_is_not_in_use_any_more(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 3)
+	dir := filepath.Join(t.TempDir(), "spool")
+	inUse, err := spool.Open(spool.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.g.store.spools = append([]*directory{{Spool: inUse, path: dir}}, d.g.store.spools...)
+	d.fill(2)
+	left := d.left()
+	if len(left) != 5 || left[0].ID != d.ids[0] || left[4].ID != d.ids[4] {
+		t.Errorf("%d listed: %v", len(left), left)
+	}
+	for _, id := range d.ids {
+		if m, err := d.Mail(t.Context(), id); err != nil || m.ID != id {
+			t.Errorf("%s is read as %s, %v", id, m.ID, err)
+		}
+	}
+	got := told{}
+	if err := d.Remove(t.Context(), []uuid.UUID{d.ids[0], d.ids[4]}, got.each); err != nil || got[Removed] != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil || got[Delivered] != 3 || got[Gone] != 2 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
