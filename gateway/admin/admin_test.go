@@ -22,6 +22,12 @@ import (
 // serve runs a gateway without a broker and its Reloader until t ends, and returns a client and the configuration's path.
 func serve(t *testing.T) (c *Client, path string, stop func()) {
 	t.Helper()
+	return serveAt(t, "amqp://127.0.0.1:1/")
+}
+
+// serveAt is serve with the broker at url.
+func serveAt(t *testing.T, url string) (c *Client, path string, stop func()) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "admin") // short, for the socket
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +38,7 @@ func serve(t *testing.T) (c *Client, path string, stop func()) {
 		t.Fatal(err)
 	}
 	path = filepath.Join(dir, "lsmtpd.yaml")
-	text := fmt.Sprintf("amqp: {urls: [\"amqp://127.0.0.1:1/\"]}\nspool: {dir: spool}\nadmin: {socket: s}\nlisteners: [{name: in, address: \"127.0.0.1:%d\", exchange: x}]\n", port)
+	text := fmt.Sprintf("amqp: {urls: [%q]}\nspool: {dir: spool}\nadmin: {socket: s}\nlisteners: [{name: in, address: \"127.0.0.1:%d\", exchange: x}]\n", url, port)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,8 +12,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"lsmtpd/gateway"
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/spool"
 
 	"github.com/google/uuid"
@@ -88,6 +91,38 @@ func TestThe_client_works_with_the_spool_of_the_daemon(t *testing.T) {
 	for _, err := range c.Entries(t.Context(), f) {
 		if !errors.Is(err, ErrNobody) {
 			t.Errorf("after the end: %v", err)
+		}
+	}
+}
+
+func TestA_replay_whose_client_goes_away_ends_what_it_has_begun(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Script((*amqptest.Publish).Unroutable)
+	c, path, _ := serveAt(t, broker.URL())
+	send(t, path, "bob@first.example")
+	send(t, path, "bob@second.example")
+	all := list(t, c, url.Values{})
+	if len(all) != 2 {
+		t.Fatalf("in the spool: %v", all)
+	}
+	under := make(chan *amqptest.Publish, 10)
+	broker.Script(func(p *amqptest.Publish) { under <- p })
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Replay(ctx, all, nil, func(gateway.Outcome) error { return nil }) }()
+	first := <-under
+	leave()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the client's end: %v", err)
+	}
+	first.Ack()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks at the condition
+		left := list(t, c, url.Values{})
+		if len(left) == 1 && left[0].String() != first.MessageId {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %v", left)
 		}
 	}
 }
