@@ -179,12 +179,11 @@ func skim(f source, payload int64, e *Entry) bool {
 		if err != nil || key == "email_content" {
 			break
 		}
+		var value any = &json.RawMessage{}
 		if key == "recipients" {
-			err = d.Decode(&e.Recipients)
-		} else {
-			_, err = d.Token()
+			value = &e.Recipients
 		}
-		if err != nil {
+		if d.Decode(value) != nil {
 			return false
 		}
 	}

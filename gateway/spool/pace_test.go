@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,48 @@ func TestReplay_gives_way_to_live_mail_and_is_never_slower_than_20_a_second(t *t
 		if n := s.Status().Files; n != 0 {
 			t.Errorf("%d files are left a second after live mail ended", n)
 		}
+	})
+}
+
+func TestReplay_tries_one_file_at_a_time_while_live_mail_is_under_way(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := &someBroker{}
+		s, err := Open(Options{Dir: spoolDir(t), Broker: broker})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mustClose(t, s)
+		for range 1000 {
+			to(t, s, "x", "k")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		var running, most, tried atomic.Int32
+		go func() {
+			done <- s.Replay(ctx, func(context.Context, *mail.Delivery) (Verdict, error) {
+				most.Store(max(most.Load(), running.Add(1)))
+				time.Sleep(10 * time.Millisecond)
+				running.Add(-1)
+				tried.Add(1)
+				return Done, nil
+			})
+		}()
+		time.Sleep(45 * time.Millisecond)
+		broker.live.Store(true)
+		time.Sleep(20 * time.Millisecond) // what was under way ends
+		most.Store(0)
+		before := tried.Load()
+		time.Sleep(time.Second)
+		if n := tried.Load() - before; most.Load() > 1 || n < 98 || n > 101 {
+			t.Errorf("%d files in a second, %d at once, want one after the other", n, most.Load())
+		}
+		broker.live.Store(false)
+		time.Sleep(time.Second)
+		if n := s.Status().Files; n != 0 {
+			t.Errorf("%d files are left a second after live mail ended", n)
+		}
+		cancel()
+		<-done
 	})
 }
 

@@ -123,6 +123,11 @@ func (r *replay) take() (*entry, time.Duration) {
 	now := s.clock()
 	due := s.index.wakeUp(now)
 	if s.index.order.Len() > 0 {
+		if s.broker.Live() {
+			if r.window = 1; r.running > 0 {
+				return nil, math.MaxInt64 // its result comes before
+			}
+		}
 		if wait := r.pace.wait(time.Duration(now), s.limits.ReplayRate, s.broker.Busy()); wait > 0 {
 			r.window = min(r.window, 1+r.running) // live mail or the rate bounds it: no rush when that ends
 			return nil, wait
