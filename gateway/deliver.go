@@ -156,9 +156,9 @@ func (r *operatorReplay) run(ctx context.Context) error {
 	}
 }
 
-// room is how many may run at once now: one while live mail waits for its turn.
+// room is how many may run at once now: one while live mail is under way.
 func (r *operatorReplay) room() int {
-	if r.g.store.broker.Busy() {
+	if r.g.store.broker.Live() {
 		return 1
 	}
 	return r.window

@@ -328,3 +328,33 @@ func TestAn_operator_reaches_the_mail_of_a_spool_that_is_not_in_use_any_more(t *
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+func TestAn_operators_replay_keeps_replay_rate_and_goes_alone_while_live_mail_is_under_way(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 1)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	r := &operatorReplay{g: d.g, window: 5, next: time.Now().Add(time.Hour), results: make(chan tried)}
+	spooling := &d.g.running.Load().table.Config.Spool
+	spooling.ReplayRate = 10
+	r.begin(stopped, d.ids[0])
+	if got := <-r.results; !got.untold {
+		t.Errorf("before its time: %+v", got)
+	}
+	if wait := time.Until(r.next); wait < time.Hour {
+		t.Errorf("the next one may begin in %v", wait)
+	}
+	spooling.ReplayRate = 0
+	r.begin(stopped, d.ids[0])
+	if got := <-r.results; got.Result != Delivered {
+		t.Errorf("without a rate: %+v", got)
+	}
+
+	if n := r.room(); n != 5 {
+		t.Errorf("room for %d without live mail", n)
+	}
+	d.g.store.broker.replaying.Add(-1) // one in the channel that no replay put there
+	if n := r.room(); n != 1 {
+		t.Errorf("room for %d beside live mail", n)
+	}
+	d.g.store.broker.replaying.Add(1)
+}
