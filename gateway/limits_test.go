@@ -182,8 +182,8 @@ func dial(t *testing.T, address, from string) (*smtptest.Client, string) {
 	return c, string(greeting)
 }
 
-// told checks how a reply begins.
-func told(t *testing.T, what, reply, want string) {
+// begins checks how a reply begins.
+func begins(t *testing.T, what, reply, want string) {
 	t.Helper()
 	if !strings.HasPrefix(reply, want) {
 		t.Errorf("%s: %q, want %s", what, reply, want)
@@ -194,21 +194,21 @@ func TestLimits_of_connections_are_in_force_at_once_across_reloads(t *testing.T)
 	address := port(t)
 	h := newHouse(t, entry("a", address, "max_connections: 2"))
 	first, greeting := dial(t, address, "127.0.0.1")
-	told(t, "the first", greeting, "220 ")
+	begins(t, "the first", greeting, "220 ")
 	_, greeting = dial(t, address, "127.0.0.2")
-	told(t, "the second", greeting, "220 ")
+	begins(t, "the second", greeting, "220 ")
 	_, greeting = dial(t, address, "127.0.0.3")
-	told(t, "over the listener's limit", greeting, "421 4.3.2 ")
+	begins(t, "over the listener's limit", greeting, "421 4.3.2 ")
 
 	h.must(h.apply(h.config(entry("a", address, "max_connections_per_client: 1"))))
 	_, greeting = dial(t, address, "127.0.0.2")
-	told(t, "over the client's limit, whose session is older than that", greeting, "421 4.3.2 ")
+	begins(t, "over the client's limit, whose session is older than that", greeting, "421 4.3.2 ")
 	_, greeting = dial(t, address, "127.0.0.3")
-	told(t, "another client", greeting, "220 ")
+	begins(t, "another client", greeting, "220 ")
 
 	h.must(h.apply("limits: {connections: 3}\n" + h.config(entry("a", address))))
 	_, greeting = dial(t, address, "127.0.0.4")
-	told(t, "over the limit of the process", greeting, "421 4.3.2 ")
+	begins(t, "over the limit of the process", greeting, "421 4.3.2 ")
 	first.Close()
 	eventually(t, "room for another", func() bool {
 		c, greeting := dial(t, address, "127.0.0.4")
@@ -226,16 +226,16 @@ func TestWho_comes_too_often_is_told_so_when_he_connects(t *testing.T) {
 	h := newHouse(t, entry("a", address, rate))
 	for range 2 {
 		_, greeting := dial(t, address, "127.0.0.1")
-		told(t, "within the burst", greeting, "220 ")
+		begins(t, "within the burst", greeting, "220 ")
 	}
 	h.must(h.apply(h.config(entry("a", address, rate, "routing_key: k"))))
 	_, greeting := dial(t, address, "127.0.0.1")
-	told(t, "over the burst, and after a reload", greeting, "421 4.7.0 ")
+	begins(t, "over the burst, and after a reload", greeting, "421 4.7.0 ")
 	_, greeting = dial(t, address, "127.0.0.2")
-	told(t, "another client", greeting, "220 ")
+	begins(t, "another client", greeting, "220 ")
 	h.must(h.apply(h.config(entry("a", address))))
 	_, greeting = dial(t, address, "127.0.0.1")
-	told(t, "without a rate", greeting, "220 ")
+	begins(t, "without a rate", greeting, "220 ")
 }
 
 func TestWho_sends_too_often_is_told_so_at_MAIL(t *testing.T) {
@@ -254,17 +254,17 @@ func TestWho_sends_too_often_is_told_so_at_MAIL(t *testing.T) {
 		return string(reply)
 	}
 	c.Exchange("EHLO client.example")
-	told(t, "without a rate", mail(c), "250 ")
+	begins(t, "without a rate", mail(c), "250 ")
 	h.must(h.apply(h.config(entry("a", address, "rate: {messages: 1, per: 24h, burst: 2}"))))
-	told(t, "the first", mail(c), "250 ")
-	told(t, "the second", mail(c), "250 ")
-	told(t, "over the burst", mail(c), "450 4.7.1 ")
+	begins(t, "the first", mail(c), "250 ")
+	begins(t, "the second", mail(c), "250 ")
+	begins(t, "over the burst", mail(c), "450 4.7.1 ")
 	again, _ := dial(t, address, "127.0.0.1")
 	again.Exchange("EHLO client.example")
-	told(t, "by another connection", mail(again), "450 4.7.1 ")
+	begins(t, "by another connection", mail(again), "450 4.7.1 ")
 	other, _ := dial(t, address, "127.0.0.2")
 	other.Exchange("EHLO client.example")
-	told(t, "another client", mail(other), "250 ")
+	begins(t, "another client", mail(other), "250 ")
 }
 
 func TestConnections_far_over_the_limit_are_cut_off(t *testing.T) {

@@ -15,8 +15,17 @@ type broker struct {
 	replaying atomic.Int64 // deliveries: they go through the same channel as live mail
 }
 
+// Live tells whether live mail is under way.
+func (b *broker) Live() bool {
+	queued, unconfirmed := b.Load()
+	return int64(queued+unconfirmed) > b.replaying.Load()
+}
+
 // Busy tells whether live mail waits for its turn.
-func (b *broker) Busy() bool { return int64(b.Queued()) > b.replaying.Load() }
+func (b *broker) Busy() bool {
+	queued, _ := b.Load()
+	return int64(queued) > b.replaying.Load()
+}
 
 // resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then.
 func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) (spool.Verdict, error) {
@@ -32,11 +41,8 @@ func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) 
 		return spool.Done, nil
 	case publish.Unavailable:
 		return spool.Stop, r.Err
-	case publish.Returned:
+	case publish.Returned, publish.Rejected:
 		return spool.Returned, r.Err
-	}
-	if r.Outcome != publish.InDoubt {
-		return spool.Later, r.Err
 	}
 	// While the first publish may still be confirmed or returned, a second one would make the two answers one another's.
 	id := d.ID

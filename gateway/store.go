@@ -19,6 +19,9 @@ import (
 // emptyPoll is how often a spool that takes no more mail is looked at, to close it when it is empty.
 const emptyPoll = time.Second
 
+// replayPause is how long a replay that was stopped waits: what stopped it may be more than what ready tells of.
+const replayPause = time.Second
+
 // store is the spool in use, and those before it that still hold mail: each is replayed until it is empty.
 type store struct {
 	log    *slog.Logger
@@ -146,6 +149,10 @@ func (s *store) replay(ctx context.Context, d *directory) {
 		if err := d.Replay(ctx, try); err != nil && ctx.Err() == nil {
 			s.log.Debug("replay interrupted", "dir", d.path, "error", err)
 		}
+		select {
+		case <-time.After(replayPause):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -230,7 +237,9 @@ func (s *store) status() []spool.Status {
 
 // stopReplay ends every replay.
 func (s *store) stopReplay() {
+	s.mu.Lock() // no task begins any more: see begin
 	s.stop()
+	s.mu.Unlock()
 	s.tasks.Wait()
 }
 

@@ -22,6 +22,12 @@ import (
 // serve runs a gateway without a broker and its Reloader until t ends, and returns a client and the configuration's path.
 func serve(t *testing.T) (c *Client, path string, stop func()) {
 	t.Helper()
+	return serveAt(t, "amqp://127.0.0.1:1/")
+}
+
+// serveAt is serve with the broker at url.
+func serveAt(t *testing.T, url string) (c *Client, path string, stop func()) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "admin") // short, for the socket
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +38,7 @@ func serve(t *testing.T) (c *Client, path string, stop func()) {
 		t.Fatal(err)
 	}
 	path = filepath.Join(dir, "lsmtpd.yaml")
-	text := fmt.Sprintf("amqp: {urls: [\"amqp://127.0.0.1:1/\"]}\nspool: {dir: spool}\nadmin: {socket: s}\nlisteners: [{name: in, address: \"127.0.0.1:%d\", exchange: x}]\n", port)
+	text := fmt.Sprintf("amqp: {urls: [%q]}\nspool: {dir: spool}\nadmin: {socket: s}\nlisteners: [{name: in, address: \"127.0.0.1:%d\", exchange: x}]\n", url, port)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -111,10 +117,10 @@ func TestA_client_that_waits_no_longer_is_let_go(t *testing.T) {
 
 func TestWhat_the_API_does_not_know_is_an_error_that_says_so(t *testing.T) {
 	c, _, _ := serve(t)
-	if _, err := c.open(t.Context(), http.MethodGet, "/v1/nothing"); err == nil || !strings.Contains(err.Error(), "404") {
+	if _, err := c.open(t.Context(), request{method: http.MethodGet, path: "/v1/nothing"}); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("another path: %v", err)
 	}
-	if _, err := c.open(t.Context(), http.MethodGet, pathReload); err == nil || !strings.Contains(err.Error(), "405") {
+	if _, err := c.open(t.Context(), request{method: http.MethodGet, path: pathReload}); err == nil || !strings.Contains(err.Error(), "405") {
 		t.Errorf("a reload by GET: %v", err)
 	}
 	other, err := net.Listen("unix", c.Socket+"x")

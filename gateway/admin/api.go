@@ -13,10 +13,22 @@ const (
 	pathReload  = "/v1/reload"  // POST: reload.Report
 	pathHistory = "/v1/history" // GET: []reload.Report, the newest last
 	pathTail    = "/v1/tail"    // GET: a gateway.Copy a line, without end
+
+	pathSpool       = "/v1/spool"        // GET: a line[spool.Entry] for each mail; the query is a gateway.Filter
+	pathSpoolBad    = "/v1/spool/bad"    // GET: a line[spool.BadEntry] for each file that was put aside
+	pathSpoolMail   = "/v1/spool/mail/"  // GET, with an id behind it: gateway.SpooledMail
+	pathSpoolReplay = "/v1/spool/replay" // POST, the body an id a line, the query perhaps exchange and key: a line[gateway.Outcome] for each
+	pathSpoolRemove = "/v1/spool/remove" // POST, the body an id a line: a line[gateway.Outcome] for each
 )
 
 // Status is the daemon and its configuration.
 type Status struct {
 	gateway.Status
 	Config reload.Status `json:"config"`
+}
+
+// line is one of an answer that has many. One with an Error is the last.
+type line[T any] struct {
+	Value *T     `json:"value,omitempty"`
+	Error string `json:"error,omitempty"`
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"lsmtpd/gateway"
+	"lsmtpd/gateway/spool"
 	"lsmtpd/routes/reload"
 )
 
@@ -41,7 +44,7 @@ func (c *Client) History(ctx context.Context) ([]reload.Report, error) {
 // Tail calls begun, and from then on each with every delivery that the broker confirms, until the daemon stops, with io.EOF, or
 // ctx ends, or one of the two returns an error. The numbers in Copy.Headers are json.Number.
 func (c *Client) Tail(ctx context.Context, begun func() error, each func(gateway.Copy) error) error {
-	body, err := c.open(ctx, http.MethodGet, pathTail)
+	body, err := c.open(ctx, request{method: http.MethodGet, path: pathTail})
 	if err != nil {
 		return err
 	}
@@ -63,7 +66,7 @@ func (c *Client) Tail(ctx context.Context, begun func() error, each func(gateway
 }
 
 func ask[T any](ctx context.Context, c *Client, method, path string) (answer T, err error) {
-	body, err := c.open(ctx, method, path)
+	body, err := c.open(ctx, request{method: method, path: path})
 	if err != nil {
 		return answer, err
 	}
@@ -74,8 +77,15 @@ func ask[T any](ctx context.Context, c *Client, method, path string) (answer T, 
 	return answer, nil
 }
 
+// request is what a Client asks. No body is an empty one.
+type request struct {
+	method, path string
+	query        url.Values
+	body         io.Reader
+}
+
 // open sends a request and returns the body of the answer.
-func (c *Client) open(ctx context.Context, method, path string) (io.ReadCloser, error) {
+func (c *Client) open(ctx context.Context, r request) (io.ReadCloser, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -87,15 +97,17 @@ func (c *Client) open(ctx context.Context, method, path string) (io.ReadCloser, 
 			return conn, nil
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://lsmtpd"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, r.method, "http://lsmtpd"+r.path+"?"+r.query.Encode(), r.body)
 	if err != nil {
 		return nil, err
 	}
 	answer, err := (&http.Client{Transport: transport}).Do(req)
-	if errors.Is(err, ErrNobody) {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("talk to the daemon: this user may not use its socket %s: be the daemon's user, or root", c.Socket)
+	case errors.Is(err, ErrNobody):
 		return nil, fmt.Errorf("%w: nothing listens on %s", ErrNobody, c.Socket)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	if answer.StatusCode != http.StatusOK {
@@ -103,8 +115,18 @@ func (c *Client) open(ctx context.Context, method, path string) (io.ReadCloser, 
 		if answer.StatusCode == http.StatusServiceUnavailable {
 			return nil, ErrStopping
 		}
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-		return nil, fmt.Errorf("the daemon answered %s: %s", answer.Status, strings.TrimSpace(string(text)))
+		octets, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+		text := strings.TrimSpace(string(octets))
+		if answer.StatusCode == http.StatusNotFound && strings.HasPrefix(r.path, pathSpoolMail) {
+			return nil, &goneError{text}
+		}
+		return nil, fmt.Errorf("the daemon answered %s: %s", answer.Status, text)
 	}
 	return answer.Body, nil
 }
+
+// goneError is the daemon's word that something is not there.
+type goneError struct{ text string }
+
+func (e *goneError) Error() string { return e.text }
+func (e *goneError) Unwrap() error { return spool.ErrNotFound }

@@ -24,6 +24,7 @@ func Handler(g *gateway.Gateway, r *reload.Reloader) http.Handler {
 	})
 	mux.HandleFunc("GET "+pathHistory, func(w http.ResponseWriter, _ *http.Request) { answer(w, r.History()) })
 	mux.HandleFunc("GET "+pathTail, func(w http.ResponseWriter, req *http.Request) { tail(w, req, g) })
+	handleSpool(mux, g)
 	return mux
 }
 

@@ -19,9 +19,9 @@ func TestSoak_a_thousand_sessions_of_two_hundred_mails(t *testing.T) {
 	crowd(t, 1000, 200)
 }
 
-func TestSoak_the_daemon_killed_a_hundred_times(t *testing.T) {
+func TestSoak_the_daemon_killed_two_hundred_times(t *testing.T) {
 	soak(t)
-	killed(t, 100, 500)
+	killed(t, 200, 250)
 }
 
 func TestSoak_the_daemon_killed_thirty_times_while_it_spools(t *testing.T) {

@@ -4,14 +4,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"lsmtpd/gateway/internal/daemon"
 	"lsmtpd/gateway/internal/rabbit"
+	"lsmtpd/gateway/internal/smtptest"
+	"lsmtpd/gateway/publish"
 
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // linkedSpool fills dir with n files of sixteen destinations. They are links to a few files: what is measured with them reads heads
@@ -75,5 +80,126 @@ func BenchmarkStart_over_a_spool_of_a_million_files(b *testing.B) {
 			b.Errorf("status %+v", got)
 		}
 		d.Stop(b)
+	}
+}
+
+// flood delivers n mails of 2 KB over so many sessions, each session at most one a pace, and returns how long it took and how long
+// the answer to each final dot did, sorted.
+func flood(tb testing.TB, addr string, sessions, n int, pace time.Duration) (took time.Duration, waits []time.Duration) {
+	tb.Helper()
+	content := "Subject: benchmark\r\n\r\n" + strings.Repeat("some seventy octets of text that make up one line of an ordinary mail\r\n", 28)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	begun := time.Now()
+	for range sessions {
+		all.Go(func() {
+			c, err := smtptest.Connect(addr)
+			if err != nil {
+				tb.Error(err)
+				return
+			}
+			defer c.Close()
+			if r, err := c.Hello(); err != nil || r.Code() != 250 {
+				tb.Errorf("hello: %q, %v", r, err)
+				return
+			}
+			own := make([]time.Duration, 0, n/sessions)
+			for range n / sessions {
+				paced, sent := time.After(pace), time.Now()
+				if r, err := c.Deliver("ann@client.example", []string{"bob@example.com"}, content); err != nil || r.Code() != 250 {
+					tb.Errorf("%q, %v", r, err)
+					return
+				}
+				own = append(own, time.Since(sent))
+				<-paced
+			}
+			mu.Lock()
+			waits = append(waits, own...)
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	took = time.Since(begun)
+	slices.Sort(waits)
+	return took, waits
+}
+
+// published returns how many persistent mails of 2 KB a second a bare publisher has confirmed, with 64 in flight as a replay has.
+func published(tb testing.TB, q *rabbit.Inbox, n int) float64 {
+	tb.Helper()
+	ch := channel(tb, q.URL)
+	must(tb, ch.Confirm(false))
+	body := []byte(strings.Repeat("x", 2500))
+	inFlight := make(chan *amqp.DeferredConfirmation, 64)
+	var confirms sync.WaitGroup
+	confirms.Go(func() {
+		for c := range inFlight {
+			c.Wait()
+		}
+	})
+	begun := time.Now()
+	for range n {
+		c, err := ch.PublishWithDeferredConfirm(q.Name, "k", true, false, amqp.Publishing{DeliveryMode: amqp.Persistent, Body: body})
+		must(tb, err)
+		inFlight <- c
+	}
+	close(inFlight)
+	confirms.Wait()
+	return float64(n) / time.Since(begun).Seconds()
+}
+
+// BenchmarkSpool_beside_the_broker compares, in one run: mails accepted while the broker is away with those confirmed; a replay with a
+// bare publisher; and how long live mail waits beside a replay with how long it waits without.
+func BenchmarkSpool_beside_the_broker(b *testing.B) {
+	const files, mails, live = 100_000, 20_000, 2_000
+	node := rabbit.Shared(b)
+	q := rabbit.Queue(b, node.URL())
+	url, proxy := proxied(b, node)
+	d := startReloadable(b, url, config(listener("in", q.Name, "spool_max_bytes: 0")))
+	addr := d.Addr(b, "in")
+	purge := func() {
+		_, err := channel(b, node.URL()).QueuePurge(q.Name, false)
+		must(b, err)
+	}
+	outage := func() {
+		must(b, proxy.Refuse(true))
+		proxy.Cut()
+		eventually(b, "the broker is away", func() bool { return d.status().Broker.State != publish.Connected })
+	}
+	empty := func() bool { return d.status().Spools[0].Files == 0 }
+	replay := func() {
+		must(b, proxy.Refuse(false))
+		eventually(b, "the broker is back", func() bool { return d.status().Broker.State == publish.Connected })
+	}
+	for b.Loop() {
+		confirmed, _ := flood(b, addr, 64, mails, 0)
+		outage()
+		spooled, _ := flood(b, addr, 64, files, 0)
+		b.ReportMetric(mails/confirmed.Seconds(), "confirmed/s")
+		b.ReportMetric(files/spooled.Seconds(), "spooled/s")
+		b.ReportMetric(files/spooled.Seconds()/(mails/confirmed.Seconds()), "spooled/confirmed")
+
+		bare := published(b, q, mails)
+		replay()
+		begun := time.Now()
+		for !empty() {
+			time.Sleep(20 * time.Millisecond)
+		}
+		rate := files / time.Since(begun).Seconds()
+		b.ReportMetric(rate, "replayed/s")
+		b.ReportMetric(rate/bare, "replayed/bare")
+		purge()
+
+		_, alone := flood(b, addr, 8, live, 20*time.Millisecond)
+		outage()
+		flood(b, addr, 64, files/2, 0)
+		replay()
+		_, beside := flood(b, addr, 8, live, 20*time.Millisecond)
+		left := d.status().Spools[0].Files
+		at99 := func(waits []time.Duration) float64 { return waits[len(waits)*99/100].Seconds() * 1000 }
+		b.ReportMetric(at99(alone), "ms-p99-alone")
+		b.ReportMetric(at99(beside), "ms-p99-beside-a-replay")
+		b.ReportMetric(float64(left), "files-left-then")
+		purge()
 	}
 }

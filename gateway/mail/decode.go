@@ -102,7 +102,7 @@ func (w *wire) delivery() *Delivery {
 		Helo:       w.ClientAddress,
 		User:       w.User,
 		TLS:        w.TLS,
-		Sender:     mailbox(w.Sender),
+		Sender:     Mailbox(w.Sender),
 		Size:       w.Size,
 		Ret:        w.DSN.Ret,
 		EnvID:      w.DSN.EnvID,
@@ -113,14 +113,14 @@ func (w *wire) delivery() *Delivery {
 	e.ClientIP, _ = netip.ParseAddr(w.ClientIP) // empty, and so invalid, for a Unix socket
 	to := make([]address.Address, len(w.Recipients))
 	for i, r := range w.Recipients {
-		to[i] = mailbox(r)
+		to[i] = Mailbox(r)
 	}
 	return &Delivery{ID: w.MessageID, Envelope: e, Recipients: to, DSN: w.DSN.of(len(to))}
 }
 
-// mailbox reads an address that was accepted once. One that Parse takes no longer is split at its last "@": mail that got its
+// Mailbox reads an address that was accepted once. One that Parse takes no longer is split at its last "@": mail that got its
 // 250 is not held back for a rule that came later.
-func mailbox(s string) address.Address {
+func Mailbox(s string) address.Address {
 	if a, err := address.Parse(s); err == nil {
 		return a
 	}

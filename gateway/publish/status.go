@@ -48,8 +48,8 @@ func (p *Publisher) Status() Status {
 	return s
 }
 
-// Queued returns how many messages are in the publish channel, or wait for room in it.
-func (p *Publisher) Queued() int { return p.queue.len() }
+// Load returns how many messages are in the publish channel or wait for room in it, and how many are published and not confirmed.
+func (p *Publisher) Load() (queued, unconfirmed int) { return p.queue.len(), p.window.len() }
 
 // Unusable tells whether an exchange is in quarantine: nothing is published to it for now.
 func (p *Publisher) Unusable(exchange string) bool { return p.exchanges.fault(exchange) != nil }

@@ -2,14 +2,14 @@ package spool
 
 import "time"
 
-// destination is an exchange and a key, and the files that are ready to go there. After a return they go one at a time until one
-// of them gets through.
+// destination is an exchange and a key, and the files that are ready to go there. After one that did not get through they go one at
+// a time until one does.
 type destination struct {
 	exchange, key string
 	files         int                  // entries that point here; the last one takes it along
 	ready         queue[*entry]        // by rank
 	trying        int                  // files in a replay's hands
-	shut          bool                 // the last one was returned
+	shut          bool                 // the last one did not get through
 	pause         time.Duration        // after the next return; 0 where it is not shut
 	due           int64                // nothing is tried before; 0 where nobody waits for it
 	slot          int32                // its place in the queue that it is in
@@ -85,7 +85,7 @@ func (x *index) rest(d *destination, due int64) {
 	x.settle(d)
 }
 
-// returned notes that the broker had no queue for a file of d. Those that were under way when the first came back count once.
+// returned notes that a file of d did not get through. Those that were under way when the first came back count once.
 func (x *index) returned(d *destination, now int64) {
 	if d.due != 0 {
 		return

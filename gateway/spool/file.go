@@ -213,9 +213,11 @@ func readText(f source, read []byte, n int) (*memory.Content, error) {
 	text := memory.NewContent(nil, n, nil)
 	room := text.Room()[:n]
 	had := copy(room, read)
-	if _, err := readAt(f, room[had:], f.size()-int64(n-had)); err != nil {
-		text.Release()
-		return nil, err
+	if had < n {
+		if _, err := readAt(f, room[had:], f.size()-int64(n-had)); err != nil {
+			text.Release()
+			return nil, err
+		}
 	}
 	const space = " \t\r\n" // jq and editors end a file with a newline
 	if b := bytes.TrimLeft(room, space); len(b) < n {

@@ -20,7 +20,8 @@ type Limits struct {
 // Broker is what a Spool asks about the broker. It is asked with locks held: the answers are there at once.
 type Broker interface {
 	Available() bool               // mail is taken now
-	Busy() bool                    // live mail waits for its turn: a replay gives way
+	Live() bool                    // live mail is under way: a replay tries one file at a time
+	Busy() bool                    // live mail waits for its turn: a replay goes slowly
 	Unusable(exchange string) bool // nothing may be published there now: a replay passes it over
 }
 
@@ -28,6 +29,7 @@ type Broker interface {
 type nobody struct{}
 
 func (nobody) Available() bool      { return false }
+func (nobody) Live() bool           { return false }
 func (nobody) Busy() bool           { return false }
 func (nobody) Unusable(string) bool { return false }
 

@@ -130,11 +130,12 @@ func (d *slowList) list(each func(string, bool) bool) error {
 
 // someBroker is what a test says of the broker.
 type someBroker struct {
-	available, busy atomic.Bool
-	unusable        atomic.Pointer[string]
+	available, live, busy atomic.Bool
+	unusable              atomic.Pointer[string]
 }
 
 func (b *someBroker) Available() bool { return b.available.Load() }
+func (b *someBroker) Live() bool      { return b.live.Load() }
 func (b *someBroker) Busy() bool      { return b.busy.Load() }
 func (b *someBroker) Unusable(exchange string) bool {
 	name := b.unusable.Load()

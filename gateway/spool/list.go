@@ -12,9 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"lsmtpd/gateway/mail"
-	"lsmtpd/gateway/memory"
-
 	"github.com/google/uuid"
 )
 
@@ -39,6 +36,11 @@ type Entry struct {
 // or goes meanwhile may be missing. Of a file that cannot be read the error is told beside what is known of it, and the next one
 // follows; it ends with ctx's error.
 func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
+	return s.EntriesOf(ctx, func(uuid.UUID) bool { return true })
+}
+
+// EntriesOf is Entries for those ids only that are wanted. It reads no other file.
+func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		select {
 		case <-s.indexed:
@@ -51,6 +53,9 @@ func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 			if s.ending() {
 				yield(Entry{}, ErrClosed)
 				return
+			}
+			if !wanted(at.id) {
+				continue
 			}
 			entry, err := s.describe(at.id)
 			if errors.Is(err, ErrNotFound) {
@@ -151,18 +156,11 @@ func (s *Spool) readEnvelope(e *Entry) error {
 	}
 	defer f.Close()
 	if !e.NoDestination {
-		buf := memory.Buffer(int(min(f.size(), maxHead)))
-		defer memory.Recycle(buf)
-		b, err := readAt(f, buf[:min(f.size(), maxHead)], 0)
+		h, payload, err := readHead(f)
 		if err != nil {
 			return err
 		}
-		h, payload, _, err := parseHead(b)
-		if err != nil {
-			return err
-		}
-		e.Format = h.Format
-		if skimmed := skim(f, int64(payload), e); skimmed {
+		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}
 	}
@@ -181,12 +179,11 @@ func skim(f source, payload int64, e *Entry) bool {
 		if err != nil || key == "email_content" {
 			break
 		}
+		var value any = &json.RawMessage{}
 		if key == "recipients" {
-			err = d.Decode(&e.Recipients)
-		} else {
-			_, err = d.Token()
+			value = &e.Recipients
 		}
-		if err != nil {
+		if d.Decode(value) != nil {
 			return false
 		}
 	}
@@ -210,23 +207,14 @@ func skim(f source, payload int64, e *Entry) bool {
 
 // decodeEnvelope reads a file as a whole: one that a person has written anew, or LSMTPD's own.
 func (s *Spool) decodeEnvelope(e *Entry) error {
-	load := s.load
-	if e.NoDestination {
-		load = s.loadStray
-	}
-	d, err := load(e.ID)
+	d, err := s.loadAny(e.ID, e.NoDestination)
 	if err != nil {
 		return err
 	}
 	defer d.Content.Release()
-	e.describe(d)
-	return nil
-}
-
-// describe fills in what the delivery says.
-func (e *Entry) describe(d *mail.Delivery) {
 	e.Format, e.Sender, e.Recipients = d.Format, d.Envelope.Sender.String(), make([]string, len(d.Recipients))
 	for i := range d.Recipients {
 		e.Recipients[i] = d.Recipients[i].String()
 	}
+	return nil
 }

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
-		writeUntilKilled(dir)
+		workUntilKilled(dir)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -137,6 +137,9 @@ func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
 	}
 	size, err := s.rewrite(id, was == stray, exchange, key)
 	if err != nil {
+		s.mu.Lock()
+		s.failed(err)
+		s.mu.Unlock()
 		s.release(e, was)
 		return fmt.Errorf("spool: %s: %w", id, err)
 	}

@@ -20,8 +20,8 @@ const (
 	Done      Verdict = iota // confirmed: the file is removed
 	Later                    // it failed for its own reason: kept, tried again after 5 s at first, 10 min at last
 	Stop                     // the broker is away: kept, and this Replay ends
-	Undecided                // published, and not confirmed yet: kept, and not tried again before Settle says what became of it
-	Returned                 // no queue takes it: as Later, and what else goes to that exchange and key waits behind one file
+	Undecided                // published, and not confirmed in time: not tried again before Settle says what became of it; else as Returned
+	Returned                 // no queue takes it, or has room: as Later, and what else goes to that exchange and key waits behind one file
 )
 
 const (
@@ -123,6 +123,11 @@ func (r *replay) take() (*entry, time.Duration) {
 	now := s.clock()
 	due := s.index.wakeUp(now)
 	if s.index.order.Len() > 0 {
+		if s.broker.Live() {
+			if r.window = 1; r.running > 0 {
+				return nil, math.MaxInt64 // its result comes before
+			}
+		}
 		if wait := r.pace.wait(time.Duration(now), s.limits.ReplayRate, s.broker.Busy()); wait > 0 {
 			r.window = min(r.window, 1+r.running) // live mail or the rate bounds it: no rush when that ends
 			return nil, wait
@@ -199,6 +204,7 @@ func (s *Spool) tried(got result) {
 		s.index.move(e, ready)
 	case got.verdict == Undecided && e.settled == open:
 		s.index.note(e, got.err)
+		s.index.returned(e.to, s.clock()) // the others would wait as long, in the window's places of those that are confirmed
 		s.index.move(e, held)
 	case got.verdict == Returned:
 		s.index.returned(e.to, s.clock())

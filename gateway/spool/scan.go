@@ -108,22 +108,26 @@ func (s *Spool) look(id uuid.UUID) (h head, size int64, err error) {
 		return h, 0, err
 	}
 	defer f.Close()
-	size = f.size()
+	h, _, err = readHead(f)
+	if errors.Is(err, errNoDestination) {
+		h.SpooledAt = f.modified()
+	}
+	return h, f.size(), err
+}
+
+// readHead reads no more of a file than it must, and returns where the payload's keys begin: at the comma.
+func readHead(f source) (h head, payload int, err error) {
 	for limit := int64(firstLook); ; limit = maxHead {
 		buf := memory.Buffer(int(limit))
-		b, err := readAt(f, buf[:min(size, limit)], 0)
+		b, err := readAt(f, buf[:min(f.size(), limit)], 0)
 		if err != nil {
 			memory.Recycle(buf)
-			return h, size, err
+			return h, 0, err
 		}
-		h, _, partial, err := parseHead(b)
+		h, payload, partial, err := parseHead(b)
 		memory.Recycle(buf)
-		if partial && limit < maxHead && size > limit {
-			continue
+		if !partial || limit == maxHead || f.size() <= limit {
+			return h, payload, err
 		}
-		if errors.Is(err, errNoDestination) {
-			h.SpooledAt = f.modified()
-		}
-		return h, size, err
 	}
 }

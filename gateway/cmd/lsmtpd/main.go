@@ -50,6 +50,7 @@ var commands = []command{
 	{"status", "show what the running daemon does", false, runStatus},
 	{"send", "hand one mail to an SMTP server: a test client", false, runSend},
 	{"tail", "watch the mail that goes to the broker", true, runTail},
+	{"spool", "list, show, send again or remove the mail that waits in the spool", true, runSpool},
 	{"passwd", "make the hash of a password", false, runPasswd},
 	{"version", "print the version", false, runVersion},
 }
@@ -87,7 +88,7 @@ func (p *program) dispatch(args []string) int {
 			fmt.Fprint(p.stdout, overview())
 			return exitDone
 		}
-		name, args = args[0], []string{"--help"}
+		name, args = args[0], append(args[1:], "--help") // "help spool ls" is "spool ls --help"
 	}
 	for i := range commands {
 		if c := &commands[i]; c.name == name {

@@ -62,7 +62,7 @@ func (p *printer) print(w io.Writer, d *amqp.Delivery) error {
 	case mails:
 		_, err = w.Write(p.raw(s.content))
 	case objects:
-		_, err = w.Write(s.object())
+		_, err = w.Write(jsonLine(s))
 	default:
 		_, err = io.WriteString(w, s.block())
 	}
@@ -202,13 +202,13 @@ func localTime(text string) string {
 	return t.Local().Format(time.DateTime)
 }
 
-// object is s as JSON on a line. What printable would escape is escaped in JSON's own way, so that it stays JSON.
-func (s *seen) object() []byte {
+// jsonLine is v as JSON on a line. What printable would escape is escaped in JSON's own way, so that it stays JSON.
+func jsonLine(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(s); err != nil {
-		panic("tail: " + err.Error()) // strings and a number always encode
+	if err := e.Encode(v); err != nil {
+		panic("print JSON: " + err.Error()) // strings, numbers and times always encode
 	}
 	if !bytes.ContainsFunc(b.Bytes(), obeyed) {
 		return b.Bytes()

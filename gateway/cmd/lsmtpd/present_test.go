@@ -105,7 +105,7 @@ func FuzzMessages_from_anybody_are_printed_without_harm(f *testing.F) {
 				t.Errorf("%q", line)
 			}
 		}
-		object := s.object()
+		object := jsonLine(s)
 		if bytes.ContainsFunc(object, obeyed) || bytes.Count(object, []byte("\n")) != 1 {
 			t.Errorf("%q", object)
 		}

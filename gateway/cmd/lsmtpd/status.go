@@ -130,12 +130,12 @@ func brokerText(s publish.Status, now time.Time) string {
 func spoolText(s spool.Status, now time.Time, old bool) string {
 	text := fmt.Sprintf("%s: %d waiting", s.Dir, s.Files)
 	if s.Files > 0 {
-		text += fmt.Sprintf(" (%d octets, the oldest for %s)", s.Octets, age(s.Oldest, now))
+		text += fmt.Sprintf(" (%s, the oldest for %s)", sizeText(s.Octets), age(s.Oldest, now))
 	}
 	for _, some := range []struct {
 		n    int
 		what string
-	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable"}, {s.NoDestination, "without a destination"}} {
+	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable (lsmtpd spool ls --bad)"}, {s.NoDestination, "without a destination"}} {
 		if some.n > 0 {
 			text += fmt.Sprintf(", %d %s", some.n, some.what)
 		}
@@ -143,7 +143,14 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	if old {
 		text += ", not in use any more, replayed until it is empty"
 	}
-	for _, note := range []string{s.Warning, s.LastError} {
+	if s.Indexing {
+		text += ", still counting"
+	}
+	failing := ""
+	if s.Failing != "" {
+		failing = "the disk takes no mail until a test of it passes: " + s.Failing
+	}
+	for _, note := range []string{s.Warning, failing, s.LastError} {
 		if note != "" {
 			text += "\n        " + note
 		}

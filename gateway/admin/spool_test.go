@@ -1,0 +1,156 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/smtp"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway"
+	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/spool"
+
+	"github.com/google/uuid"
+)
+
+// send hands a mail to the daemon, which spools it: there is no broker.
+func send(t *testing.T, configuration, to string) {
+	t.Helper()
+	text, err := os.ReadFile(configuration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := regexp.MustCompile(`127\.0\.0\.1:\d{2,}`).FindAllString(string(text), -1)
+	if err := smtp.SendMail(address[len(address)-1], nil, "ann@example.com", []string{to}, []byte("Subject: hello\r\n\r\n\x1b[2J\r\n")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// list are the ids of what v means.
+func list(t *testing.T, c *Client, v url.Values) (ids []uuid.UUID) {
+	t.Helper()
+	f, err := gateway.ParseFilter(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range c.Entries(t.Context(), f) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+func TestThe_client_works_with_the_spool_of_the_daemon(t *testing.T) {
+	c, path, stop := serve(t)
+	for i := range 3 {
+		send(t, path, fmt.Sprintf("bob@%d.example", i))
+	}
+	all := list(t, c, url.Values{})
+	some := list(t, c, url.Values{"recipient": {"1.example"}})
+	if len(all) != 3 || len(some) != 1 || some[0] != all[1] {
+		t.Fatalf("%v of %v", some, all)
+	}
+	m, err := c.Mail(t.Context(), some[0])
+	if err != nil || m.ID != some[0] || m.Exchange != "x" || m.Sender != "ann@example.com" || !strings.HasSuffix(string(m.Content), "\r\n\r\n\x1b[2J\r\n") {
+		t.Errorf("%+v, %v", m, err)
+	}
+
+	none := func(o gateway.Outcome) error { t.Errorf("told %v", o); return nil }
+	if err := c.Replay(t.Context(), all, nil, none); err == nil || !strings.Contains(err.Error(), "the broker takes no mail: broker 127.0.0.1:1 ") {
+		t.Errorf("a replay without a broker: %v", err)
+	}
+	if err := c.Replay(t.Context(), all, &gateway.Destination{Exchange: "", RoutingKey: "a b&c"}, none); err == nil {
+		t.Error("a replay elsewhere without a broker is none")
+	}
+	var outcomes []gateway.Outcome
+	err = c.Remove(t.Context(), []uuid.UUID{some[0], uuid.Max}, func(o gateway.Outcome) error { outcomes = append(outcomes, o); return nil })
+	if err != nil || len(outcomes) != 2 || outcomes[0] != (gateway.Outcome{ID: some[0], Result: gateway.Removed}) || outcomes[1].Result != gateway.Gone {
+		t.Errorf("%v, %v", outcomes, err)
+	}
+	if _, err := c.Mail(t.Context(), some[0]); !errors.Is(err, spool.ErrNotFound) || !strings.Contains(err.Error(), some[0].String()) {
+		t.Errorf("what was removed: %v", err)
+	}
+	if left := list(t, c, url.Values{}); len(left) != 2 {
+		t.Errorf("left: %v", left)
+	}
+	for e, err := range c.Bad(t.Context()) {
+		t.Errorf("put aside: %v, %v", e, err)
+	}
+	stop()
+	f, _ := gateway.ParseFilter(url.Values{})
+	for _, err := range c.Entries(t.Context(), f) {
+		if !errors.Is(err, ErrNobody) {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+}
+
+func TestA_replay_whose_client_goes_away_ends_what_it_has_begun(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Script((*amqptest.Publish).Unroutable)
+	c, path, _ := serveAt(t, broker.URL())
+	send(t, path, "bob@first.example")
+	send(t, path, "bob@second.example")
+	all := list(t, c, url.Values{})
+	if len(all) != 2 {
+		t.Fatalf("in the spool: %v", all)
+	}
+	under := make(chan *amqptest.Publish, 10)
+	broker.Script(func(p *amqptest.Publish) { under <- p })
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Replay(ctx, all, nil, func(gateway.Outcome) error { return nil }) }()
+	first := <-under
+	leave()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the client's end: %v", err)
+	}
+	first.Ack()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks at the condition
+		left := list(t, c, url.Values{})
+		if len(left) == 1 && left[0].String() != first.MessageId {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %v", left)
+		}
+	}
+}
+
+func TestWhat_the_spool_is_asked_wrongly_is_refused_with_the_reason(t *testing.T) {
+	c, _, _ := serve(t)
+	for want, r := range map[string]request{
+		"listner: nothing is known of it": {method: http.MethodGet, path: pathSpool, query: url.Values{"listner": {"in"}}},
+		"400 Bad Request: invalid UUID":   {method: http.MethodGet, path: pathSpoolMail + "3f2a"},
+		"400 Bad Request: ":               {method: http.MethodPost, path: pathSpoolRemove, body: strings.NewReader("all of it\n")},
+		"405 Method Not Allowed":          {method: http.MethodGet, path: pathSpoolRemove},
+	} {
+		if body, err := c.open(t.Context(), r); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s %s: %v, %v", r.method, r.path, body, err)
+		}
+	}
+}
+
+func TestA_socket_that_this_user_may_not_use_is_not_taken_for_a_daemon_that_is_away(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may use every socket")
+	}
+	c, _, _ := serve(t)
+	if err := os.Chmod(c.Socket, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Status(t.Context())
+	if err == nil || errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), "may not use its socket "+filepath.Clean(c.Socket)) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net/url"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"lsmtpd/gateway"
+	"lsmtpd/gateway/admin"
+	"lsmtpd/gateway/spool"
+	"lsmtpd/routes"
+	"lsmtpd/routes/config"
+
+	"github.com/google/uuid"
+)
+
+const spoolHelp = `usage: lsmtpd spool COMMAND [FLAGS]
+
+Works with the mail that waits in the spool: through the running daemon, or,
+where none runs, on the directory itself, which it locks meanwhile.
+
+commands:
+  ls        list what waits there, and why
+  show      show one mail: envelope, header, destination, last error
+  replay    send mail now, be it to another destination
+  rm        remove mail for good
+
+"lsmtpd spool COMMAND --help" explains one of them.
+
+example:
+  lsmtpd spool ls -c /etc/lsmtpd/lsmtpd.yaml
+`
+
+var spoolCommands = []command{
+	{name: "ls", run: runSpoolLs},
+	{name: "show", run: runSpoolShow},
+	{name: "replay", signals: true, run: runSpoolReplay},
+	{name: "rm", run: runSpoolRm},
+}
+
+func runSpool(p *program, args []string) int {
+	f := p.flags("spool", spoolHelp)
+	if len(args) == 0 {
+		fmt.Fprint(p.stderr, spoolHelp)
+		return exitUsage
+	}
+	names := make([]string, len(spoolCommands))
+	for i, c := range spoolCommands {
+		if names[i] = c.name; c.name == args[0] {
+			if !c.signals {
+				releaseSignals(p.stops, p.hangups)
+			}
+			return c.run(p, args[1:])
+		}
+	}
+	if _, err := f.parse(args, len(args)); err != nil {
+		return f.refuse(err)
+	}
+	return f.refuse(fmt.Errorf("there is no command %q%s", args[0], config.DidYouMean(args[0], names)))
+}
+
+// keeper is who has the spool open: the daemon, or this process.
+type keeper interface {
+	Entries(context.Context, *gateway.Filter) iter.Seq2[spool.Entry, error]
+	Bad(context.Context) iter.Seq2[spool.BadEntry, error]
+	Mail(context.Context, uuid.UUID) (gateway.SpooledMail, error)
+	Replay(ctx context.Context, ids []uuid.UUID, to *gateway.Destination, each func(gateway.Outcome) error) error
+	Remove(ctx context.Context, ids []uuid.UUID, each func(gateway.Outcome) error) error
+}
+
+// access is the way to the spool.
+type access struct {
+	keeper
+	local  *gateway.Spooled // where no daemon runs, else nil
+	config *config.Config   // with local
+}
+
+// close gives the spool up.
+func (a *access) close() {
+	if a.local != nil {
+		_ = a.local.Close() // nothing is written that would be lost by it
+	}
+}
+
+// spool defines the flags that lead to a spool. open may be called once the flags are parsed; its error is for unanswered.
+func (f *flags) spool() (open func(context.Context) (*access, error)) {
+	path := f.configFile()
+	daemon := f.daemon(path)
+	return func(ctx context.Context) (*access, error) {
+		client := daemon()
+		_, err := client.Status(ctx)
+		if err == nil {
+			return &access{keeper: client}, nil
+		}
+		if !errors.Is(err, admin.ErrNobody) || f.given("socket") {
+			return nil, err
+		}
+		_, c, faults := routes.Read(*path, nil)
+		if faults != nil {
+			return nil, err // they are told already
+		}
+		local, opened := openSpool(c.Spool.Dir)
+		if opened != nil {
+			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
+		}
+		return &access{keeper: local, local: local, config: c}, nil
+	}
+}
+
+// openSpool opens a spool that is there.
+func openSpool(dir string) (*gateway.Spooled, error) {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("spool %s: there is no such directory, so no mail waits there", dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("spool %s: %w", dir, err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
+		name := fmt.Sprintf("'#%d'", owner)
+		if u, err := user.LookupId(strconv.Itoa(int(owner))); err == nil {
+			name = u.Username
+		}
+		return nil, fmt.Errorf("spool %s: belongs to the user %s: run this as that user, with: sudo -u %s lsmtpd spool …", dir, name, name)
+	}
+	return gateway.OpenSpooled(dir)
+}
+
+// selection is what the flags and operands of a command select of the spool.
+type selection struct {
+	f      *flags
+	to     string // the name of the flag that selects by recipient
+	all    *bool  // nil where there is no --all
+	values struct {
+		listener, exchange, from, to, older string
+		failed                              bool
+	}
+}
+
+// selection defines the flags that select mail. to is the name of the one for recipients.
+func (f *flags) selection(to string) *selection {
+	s := &selection{f: f, to: to}
+	v := &s.values
+	f.StringVar(&v.listener, "listener", "", "only mail that this listener took, by its `NAME`")
+	f.StringVar(&v.exchange, "exchange", "", "only mail for the exchange of this `NAME`; \"\" is the default exchange")
+	f.StringVar(&v.from, "from", "", "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"")
+	f.StringVar(&v.to, to, "", "only mail to a recipient of this `PATTERN`")
+	f.StringVar(&v.older, "older", "", "only mail that has waited for this `DURATION` or longer, like 30m or 48h")
+	f.BoolVar(&v.failed, "failed", false, "only mail that was tried again in vain")
+	return s
+}
+
+// withAll defines --all too, without which nothing given selects nothing.
+func (s *selection) withAll() *selection {
+	s.all = s.f.Bool("all", false, "all mail in the spool")
+	return s
+}
+
+// filter is what was selected. Its error is for refuse.
+func (s *selection) filter(ids []string) (*gateway.Filter, error) {
+	v := url.Values{}
+	for name, value := range map[string]string{
+		"listener": s.values.listener, "exchange": s.values.exchange, "from": s.values.from, s.to: s.values.to, "older": s.values.older,
+	} {
+		if s.f.given(name) {
+			v.Set(name, value)
+		}
+	}
+	if v.Has(s.to) {
+		to := v.Get(s.to)
+		v.Del(s.to)
+		v.Set("recipient", to)
+	}
+	if s.values.failed {
+		v.Set("failed", "true")
+	}
+	switch {
+	case len(ids) > 0 && (len(v) > 0 || s.all != nil && *s.all):
+		return nil, errors.New("ids and flags that select exclude each other")
+	case s.all != nil && *s.all && len(v) > 0:
+		return nil, errors.New("--all and flags that select exclude each other")
+	case s.all != nil && !*s.all && len(ids) == 0 && len(v) == 0:
+		return nil, errors.New("name the mail by ids, by flags that select, or by --all")
+	}
+	if len(ids) > 0 {
+		v["id"] = ids
+	}
+	return gateway.ParseFilter(v)
+}
+
+// found is mail that a command is about to work on.
+type found struct {
+	ids    []uuid.UUID
+	octets int64
+	sample []spool.Entry // the first of them
+}
+
+const maxSample = 10
+
+// find gathers what filter means. Each of names must mean exactly one mail.
+func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, names []string) (*found, error) {
+	all := &found{}
+	looking := newProgress(p.stderr, func(int) string { return fmt.Sprintf("looking through the spool: %d found", len(all.ids)) })
+	defer looking.end()
+	for e, err := range k.Entries(ctx, filter) {
+		if err != nil {
+			return nil, err
+		}
+		all.ids = append(all.ids, e.ID)
+		all.octets += e.Size
+		if len(all.sample) < maxSample {
+			all.sample = append(all.sample, e)
+		}
+		looking.step()
+	}
+	for _, name := range names {
+		if err := all.one(name); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// one tells why name, the beginning of an id, does not mean one mail.
+func (a *found) one(name string) error {
+	var meant []string
+	for _, id := range a.ids {
+		if strings.HasPrefix(id.String(), strings.ToLower(name)) {
+			meant = append(meant, id.String())
+		}
+	}
+	switch n := len(meant); {
+	case n == 0:
+		return fmt.Errorf("no mail in the spool has the id %s: it was delivered, or never there; see lsmtpd spool ls", name)
+	case n > 1:
+		return fmt.Errorf("%s begins the ids of %d mails, more digits tell them apart: %s", name, n, strings.Join(meant[:min(n, maxSample)], ", "))
+	}
+	return nil
+}

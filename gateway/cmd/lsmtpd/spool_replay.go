@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"lsmtpd/gateway"
+)
+
+const spoolReplayHelp = `usage: lsmtpd spool replay [FLAGS] ID...
+       lsmtpd spool replay [FLAGS] --all | flags that select
+
+Sends spooled mail to the broker now, oldest first, whatever it waits for: one
+mail, some, or all. Mail leaves the spool only when the broker has confirmed it
+and routed it to a queue; what it does not take stays, with the reason. An ID
+may be cut to its first digits while they are one mail's; flags that select must
+all hold.
+
+The running daemon sends it. Where none runs, this command does, to the broker
+of the configuration. Ctrl-C lets what is under way come to its end; a second
+one does not, and may have mail sent twice, with the same message-id.
+
+With --to the mail goes elsewhere: EXCHANGE:KEY, or :QUEUE for the default
+exchange. The first colon is the one between them. From then on that is its
+destination, whether it can be sent now or not. Files that LSMTPD left behind do
+not say where they go, and need it.
+
+flags:
+{flags}
+
+exit status: 0 all of it is delivered, or there was none, 1 some is left, 2
+wrong usage or no daemon on --socket
+
+examples:
+  lsmtpd spool replay 3f2a91c0
+  lsmtpd spool replay --failed --exchange tenant-a
+  lsmtpd spool replay --listener tenant-a --to dead-letters:tenant-a
+`
+
+func runSpoolReplay(p *program, args []string) int {
+	f := p.flags("spool replay", spoolReplayHelp)
+	open := f.spool()
+	selected := f.selection("recipient").withAll()
+	elsewhere := f.String("to", "", "send it to this `EXCHANGE:KEY` instead")
+	operands, err := f.parse(args, len(args))
+	if err != nil {
+		return f.refuse(err)
+	}
+	filter, err := selected.filter(operands)
+	if err != nil {
+		return f.refuse(err)
+	}
+	var to *gateway.Destination
+	if f.given("to") {
+		if to, err = parseDestination(*elsewhere); err != nil {
+			return f.refuse(err)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go p.stopOnSignal(ctx, stop)
+	err = p.replay(ctx, open, &order{filter, operands, to})
+	switch {
+	case errors.Is(err, errLeft):
+		return exitFailed
+	case errors.Is(err, context.Canceled):
+		return f.failed(errors.New("stopped, as asked"))
+	case err != nil:
+		return f.unanswered(err)
+	}
+	return exitDone
+}
+
+// parseDestination reads EXCHANGE:KEY.
+func parseDestination(s string) (*gateway.Destination, error) {
+	exchange, key, ok := strings.Cut(s, ":")
+	if !ok {
+		return nil, fmt.Errorf("--to %q names no destination, which is EXCHANGE:KEY, or :QUEUE (recipients are selected with --recipient)", s)
+	}
+	return &gateway.Destination{Exchange: exchange, RoutingKey: key}, nil
+}
+
+// order is what a replay is asked for.
+type order struct {
+	filter *gateway.Filter
+	names  []string             // each means one mail
+	to     *gateway.Destination // nil: where it belongs
+}
+
+// errLeft tells that some mail stays, which is told already.
+var errLeft = errors.New("some mail stays")
+
+// replay sends what o means, and tells what became of it.
+func (p *program) replay(ctx context.Context, open func(context.Context) (*access, error), o *order) error {
+	a, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	some, err := p.find(ctx, a, o.filter, o.names)
+	if err != nil {
+		return err
+	}
+	if len(some.ids) == 0 {
+		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
+		return nil
+	}
+	sum := summary{total: len(some.ids)}
+	bar := newProgress(p.stderr, sum.bar)
+	if a.local != nil {
+		err = a.local.Connect(ctx, a.config)
+	}
+	if err == nil {
+		err = a.Replay(ctx, some.ids, o.to, func(outcome gateway.Outcome) error {
+			sum.add(outcome)
+			bar.step()
+			return nil
+		})
+	}
+	bar.end()
+	if err == nil || sum.done() > 0 {
+		fmt.Fprint(p.stdout, sum.text())
+	}
+	switch {
+	case err != nil && ctx.Err() != nil && a.local == nil:
+		return errors.New("stopped, as asked; the daemon ends what it has begun, lsmtpd spool ls shows the rest")
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left()))
+	case err != nil:
+		return fmt.Errorf("%w (%s in the spool)", err, remains(sum.left()))
+	case sum.left() > 0:
+		return errLeft
+	}
+	return nil
+}
+
+// remains is "1 mail stays" or "2 mails stay".
+func remains(n int) string {
+	if n == 1 {
+		return "1 mail stays"
+	}
+	return count(n, "mail") + " stay"
+}

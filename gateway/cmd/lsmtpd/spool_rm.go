@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"lsmtpd/gateway"
+)
+
+const spoolRmHelp = `usage: lsmtpd spool rm [FLAGS] ID...
+       lsmtpd spool rm [FLAGS] --all | flags that select
+
+Removes mail for good, after it has shown what would go and was told yes. Mail
+that is just being published stays. An ID may be cut to its first digits while
+they are one mail's; flags that select must all hold.
+
+What a client was told 250 for is lost by this: keep a copy of what you are not
+sure of, with "lsmtpd spool show --raw ID".
+
+flags:
+{flags}
+
+exit status: 0 all of it is removed, or there was none, 1 some is not, or the
+answer was not yes, 2 wrong usage, nobody to ask, or no daemon on --socket
+
+examples:
+  lsmtpd spool rm 3f2a91c0
+  lsmtpd spool rm --listener tenant-a --older 720h --yes
+`
+
+func runSpoolRm(p *program, args []string) int {
+	f := p.flags("spool rm", spoolRmHelp)
+	open := f.spool()
+	selected := f.selection("to").withAll()
+	yes := f.Bool("yes", false, "do not ask")
+	operands, err := f.parse(args, len(args))
+	if err != nil {
+		return f.refuse(err)
+	}
+	filter, err := selected.filter(operands)
+	if err != nil {
+		return f.refuse(err)
+	}
+	if !*yes && !isTerminal(p.stdin) {
+		return f.refuse(errors.New("there is no terminal to ask on: --yes removes without asking"))
+	}
+	ctx := context.Background() // a signal ends the program: a file is there or not
+	a, err := open(ctx)
+	if err != nil {
+		return f.unanswered(err)
+	}
+	defer a.close()
+	some, err := p.find(ctx, a, filter, operands)
+	if err != nil {
+		return f.failed(err)
+	}
+	if len(some.ids) == 0 {
+		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
+		return exitDone
+	}
+	if !*yes && !p.agreed(some) {
+		fmt.Fprintln(p.stderr, "Nothing is removed.")
+		return exitFailed
+	}
+	sum := summary{total: len(some.ids)}
+	bar := newProgress(p.stderr, sum.bar)
+	err = a.Remove(ctx, some.ids, func(o gateway.Outcome) error {
+		sum.add(o)
+		bar.step()
+		return nil
+	})
+	bar.end()
+	fmt.Fprint(p.stdout, sum.text())
+	if err != nil {
+		return f.failed(err)
+	}
+	if sum.left() > 0 {
+		return exitFailed
+	}
+	return exitDone
+}
+
+// agreed shows what would go and asks for it.
+func (p *program) agreed(some *found) bool {
+	out := bufio.NewWriter(p.stderr)
+	rows, now := newMailTable(out, terminalWidth(p.stderr)), time.Now()
+	for i := range some.sample {
+		_ = rows.add(&some.sample[i], now) // what cannot be shown is not agreed to either: the question fails too
+	}
+	_ = rows.flush()
+	if more := len(some.ids) - len(some.sample); more > 0 {
+		fmt.Fprintf(out, "… and %d more\n", more)
+	}
+	fmt.Fprintf(out, "Remove %s, %s, for good? [y/N] ", count(len(some.ids), "mail"), sizeText(some.octets))
+	if out.Flush() != nil {
+		return false
+	}
+	answer, err := bufio.NewReader(p.stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false
+	}
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
+}

@@ -1,0 +1,270 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/spool"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// maxOperatorWindow is how many deliveries an operator's replay tries at once: few enough for their octets to be held.
+	maxOperatorWindow = 16
+	// busyPoll is how often a file that is being published anyway is looked at, and busyPatience how long.
+	busyPoll     = 100 * time.Millisecond
+	busyPatience = 30 * time.Second
+)
+
+// Result is what became of one file that an operator named.
+type Result string
+
+// The results of Replay and Remove.
+const (
+	Delivered Result = "delivered" // confirmed and routed; the file is gone
+	Removed   Result = "removed"
+	Gone      Result = "gone"      // it was not there any more: delivered, or removed, meanwhile
+	Refused   Result = "refused"   // no queue takes it or has room, or its exchange is missing or forbidden; the file stays
+	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
+	Busy      Result = "busy"      // it is being published anyway; the file stays until that is decided
+	Failed    Result = "failed"    // for another reason; the file stays
+)
+
+// Outcome is what became of one file, and for those that stay, why.
+type Outcome struct {
+	ID     uuid.UUID `json:"id"`
+	Result Result    `json:"result"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Destination is where an operator sends mail instead of where it was accepted for.
+type Destination struct{ Exchange, RoutingKey string }
+
+// ErrAway tells that the broker takes no mail now.
+var ErrAway = errors.New("the broker takes no mail")
+
+// Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
+// nil, is where it goes instead. The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each
+// returns an error, no more are begun, and those under way come to their end. An error that is ErrAway tells that the broker went
+// away; what was not told of is in the spool as before.
+func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
+	if err := o.away(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(o.g.store.ctx, cancel)()
+	r := &operatorReplay{g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, results: make(chan tried), outcomes: make(chan Outcome)}
+	var end error
+	if !o.g.store.begin(func() { end = r.run(ctx); close(r.outcomes) }) {
+		return errStopping
+	}
+	var refused error
+	for outcome := range r.outcomes {
+		if refused == nil {
+			refused = each(outcome)
+		}
+		if refused != nil {
+			cancel()
+		}
+	}
+	if refused != nil {
+		return refused
+	}
+	return end
+}
+
+// away tells why no mail can be sent now, nil where it can.
+func (o *Spooled) away() error {
+	if o.g.publisher.Available() {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrAway, o.g.publisher.Status().Error)
+}
+
+var errStopping = errors.New("the daemon is stopping")
+
+// begin has f run as a task that the end of the store's replays waits for, unless they have ended.
+func (s *store) begin(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.tasks.Go(f)
+	return true
+}
+
+// operatorReplay is one call of Replay. Only its task touches it.
+type operatorReplay struct {
+	g        *Gateway
+	to       *Destination
+	waiting  []uuid.UUID
+	busy     []uuid.UUID // to be looked at again
+	running  int
+	window   int                // how many may run at once
+	next     time.Time          // when replay_rate lets another one begin
+	moved    map[uuid.UUID]bool // given their new destination; a daemon's own replay may be faster from then on
+	results  chan tried
+	outcomes chan Outcome // to the caller
+	away     error        // why no more are begun
+}
+
+// tried is an Outcome, or why the broker took nothing.
+type tried struct {
+	Outcome
+	moved  bool // it has its new destination
+	untold bool // it was not tried
+	away   error
+}
+
+func (r *operatorReplay) run(ctx context.Context) error {
+	for patience := time.Now().Add(busyPatience); ; {
+		for r.away == nil && ctx.Err() == nil && r.running < r.room() && len(r.waiting) > 0 {
+			r.begin(ctx, r.waiting[0])
+			r.waiting = r.waiting[1:]
+		}
+		switch {
+		case r.running > 0:
+			if r.end(<-r.results) {
+				patience = time.Now().Add(busyPatience)
+			}
+		case r.g.store.ctx.Err() != nil:
+			return errStopping
+		case r.away != nil:
+			return r.away
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case len(r.busy) == 0:
+			return nil
+		case time.Now().After(patience):
+			for _, id := range r.busy {
+				r.tell(Outcome{ID: id, Result: Busy, Reason: spool.ErrBusy.Error()})
+			}
+			return nil
+		default:
+			select {
+			case <-time.After(busyPoll):
+			case <-ctx.Done():
+			}
+			r.waiting, r.busy = r.busy, nil
+		}
+	}
+}
+
+// room is how many may run at once now: one while live mail is under way.
+func (r *operatorReplay) room() int {
+	if r.g.store.broker.Live() {
+		return 1
+	}
+	return r.window
+}
+
+// begin tries id as soon as replay_rate allows it.
+func (r *operatorReplay) begin(ctx context.Context, id uuid.UUID) {
+	pause := time.Duration(0)
+	if rate := r.g.running.Load().table.Config.Spool.ReplayRate; rate > 0 {
+		pause = max(time.Until(r.next), 0)
+		r.next = time.Now().Add(pause + time.Second/time.Duration(rate))
+	}
+	move := r.to != nil && !r.moved[id]
+	r.running++
+	go func() {
+		if pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				r.results <- tried{untold: true}
+				return
+			}
+		}
+		r.results <- r.one(id, move)
+	}()
+}
+
+// end takes a result in, and tells whether it was another than that somebody else is at it.
+func (r *operatorReplay) end(got tried) (decided bool) {
+	r.running--
+	if got.moved {
+		r.moved[got.ID] = true
+	}
+	switch {
+	case got.untold:
+		return true
+	case got.away != nil:
+		r.away = fmt.Errorf("%w: %w", ErrAway, got.away)
+		return true
+	case got.Result == Busy:
+		r.busy = append(r.busy, got.ID)
+		return false
+	case got.Result == Gone && r.moved[got.ID]:
+		got.Result = Delivered
+	case got.Result == Delivered:
+		r.window = min(r.window+1, maxOperatorWindow)
+	}
+	delete(r.moved, got.ID)
+	r.tell(got.Outcome)
+	return true
+}
+
+// tell hands an outcome to the caller, unless the store stops, which must not wait for who reads it.
+func (r *operatorReplay) tell(outcome Outcome) {
+	select {
+	case r.outcomes <- outcome:
+	case <-r.g.store.ctx.Done():
+	}
+}
+
+// one tries one file, after it was given its new destination where it has to move. What was begun ends though the caller is gone: it
+// is cut only when the store stops.
+func (r *operatorReplay) one(id uuid.UUID, move bool) tried {
+	spools, release := r.g.store.hold()
+	defer release()
+	for _, s := range spools {
+		if move {
+			err := s.Redirect(id, r.to.Exchange, r.to.RoutingKey)
+			if errors.Is(err, spool.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return outcome(id, spool.Later, err)
+			}
+		}
+		verdict, err := s.Try(r.g.store.ctx, id, func(ctx context.Context, d *mail.Delivery) (spool.Verdict, error) {
+			return r.g.resend(ctx, s.Spool, d)
+		})
+		if move || !errors.Is(err, spool.ErrNotFound) {
+			got := outcome(id, verdict, err)
+			got.moved = move
+			return got
+		}
+	}
+	return tried{Outcome: Outcome{ID: id, Result: Gone}}
+}
+
+// outcome is what an operator is told of a try.
+func outcome(id uuid.UUID, verdict spool.Verdict, err error) tried {
+	o := Outcome{ID: id, Result: Failed}
+	if err != nil {
+		o.Reason = err.Error()
+	}
+	switch {
+	case errors.Is(err, spool.ErrNotFound):
+		o = Outcome{ID: id, Result: Gone}
+	case errors.Is(err, spool.ErrBusy):
+		o.Result = Busy
+	case verdict == spool.Done:
+		o.Result = Delivered
+	case verdict == spool.Stop:
+		return tried{away: err}
+	case verdict == spool.Returned:
+		o.Result = Refused
+	case verdict == spool.Undecided:
+		o.Result = Undecided
+	}
+	return tried{Outcome: o}
+}

@@ -1,0 +1,360 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/spool"
+	"lsmtpd/routes/config"
+
+	"github.com/google/uuid"
+)
+
+// desk is an operator's: a spool that no daemon has, and a broker.
+type desk struct {
+	*Spooled
+	t   testing.TB
+	ids []uuid.UUID // of the mail in the spool, oldest first
+}
+
+// newDesk spools n mails and connects to the double.
+func newDesk(t testing.TB, double *amqptest.Broker, n int) *desk {
+	t.Helper()
+	o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &desk{Spooled: o, t: t}
+	t.Cleanup(func() {
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d.fill(n)
+	c := &config.Config{AMQP: config.AMQP{URLs: []string{double.URL()}, ConnectTimeout: 10 * time.Second, ConfirmTimeout: 10 * time.Second, Buffer: 100}}
+	if err := o.Connect(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// fill puts n more mails into the spool in use.
+func (d *desk) fill(n int) {
+	d.t.Helper()
+	s := d.g.store.spools[0]
+	for range n {
+		m := delivery()
+		if err := s.Put(m); err != nil {
+			d.t.Fatal(err)
+		}
+		s.Settle(m.ID, false)
+		m.Content.Release()
+		d.ids = append(d.ids, m.ID)
+	}
+}
+
+// left are the mails in the spool, oldest first.
+func (d *desk) left() []spool.Entry {
+	d.t.Helper()
+	all, err := ParseFilter(url.Values{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var entries []spool.Entry
+	for e, err := range d.Entries(d.t.Context(), all) {
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// told gathers what a Replay tells.
+type told map[Result]int
+
+func (r told) each(o Outcome) error { r[o.Result]++; return nil }
+
+func TestAn_operators_replay_begins_with_one_and_tries_one_more_for_each_that_is_delivered(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 60)
+	var mu sync.Mutex
+	var waiting []*amqptest.Publish
+	delivered, most := 0, 0
+	b.Script(func(p *amqptest.Publish) { // answers when the window must be full
+		mu.Lock()
+		defer mu.Unlock()
+		waiting = append(waiting, p)
+		window := min(1+delivered, maxOperatorWindow)
+		if len(waiting) > window {
+			t.Errorf("message %d is the %dth on its way after %d were delivered", p.N, len(waiting), delivered)
+		}
+		if len(waiting) == window || p.N == 60 {
+			most = max(most, len(waiting))
+			for _, p := range waiting {
+				p.Ack()
+			}
+			delivered += len(waiting)
+			waiting = nil
+		}
+	})
+	got := told{}
+	done := make(chan error, 1)
+	go func() { done <- d.Replay(t.Context(), d.ids, nil, got.each) }()
+	if err := <-done; err != nil || got[Delivered] != 60 || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if most != maxOperatorWindow {
+		t.Errorf("at most %d at once", most)
+	}
+	if first := b.Published()[0].MessageId; first != d.ids[0].String() {
+		t.Errorf("the first is %s, the oldest is %s", first, d.ids[0])
+	}
+	if left := d.left(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestAn_operators_replay_that_is_stopped_ends_what_is_under_way_and_begins_no_more(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3)
+	b.Script(func(*amqptest.Publish) {})
+	ctx, stop := context.WithCancel(t.Context())
+	got, done := told{}, make(chan error, 1)
+	go func() { done <- d.Replay(ctx, d.ids, nil, got.each) }()
+	first := b.AwaitPublished(1)[0]
+	stop()
+	first.Ack()
+	if err := <-done; !errors.Is(err, context.Canceled) || got[Delivered] != 1 || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 2 || len(b.Published()) != 1 {
+		t.Errorf("%d left, %d published", len(left), len(b.Published()))
+	}
+}
+
+func TestWhat_the_broker_does_not_take_stays_with_the_reason(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3)
+	b.Script(func(p *amqptest.Publish) {
+		switch p.MessageId {
+		case d.ids[0].String():
+			p.Unroutable()
+		case d.ids[1].String():
+			p.Nack()
+		default:
+			p.Ack()
+		}
+	})
+	reasons := map[uuid.UUID]Outcome{}
+	err := d.Replay(t.Context(), d.ids, nil, func(o Outcome) error { reasons[o.ID] = o; return nil })
+	if err != nil || reasons[d.ids[0]].Result != Refused || reasons[d.ids[1]].Result != Refused || reasons[d.ids[2]].Result != Delivered {
+		t.Errorf("%v, %v", reasons, err)
+	}
+	left := d.left()
+	if len(left) != 2 || left[0].Attempts != 1 || !strings.Contains(left[0].LastError, "NO_ROUTE") || left[0].LastError != reasons[d.ids[0]].Reason {
+		t.Errorf("left: %+v", left)
+	}
+}
+
+func TestMail_that_is_not_confirmed_in_time_stays_until_the_broker_says_more(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 1)
+	d.g.running.Load().table.Config.AMQP.ConfirmTimeout = 50 * time.Millisecond
+	b.Script(func(*amqptest.Publish) {})
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil || got[Undecided] != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if len(d.left()) != 1 {
+		t.Error("it is gone from the spool")
+	}
+	removed := told{}
+	if err := d.Remove(t.Context(), d.ids, removed.each); err != nil || removed[Busy] != 1 {
+		t.Errorf("removed while it is published: %v, %v", removed, err)
+	}
+	b.Published()[0].Ack()
+	eventually(t, "the late confirm removes the file", func() bool { return len(d.left()) == 0 })
+}
+
+func TestMail_that_somebody_else_is_publishing_is_awaited(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 1)
+	b.Script(func(*amqptest.Publish) {})
+	results := make(chan told, 2)
+	for range 2 {
+		go func() {
+			got := told{}
+			if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil {
+				t.Error(err)
+			}
+			results <- got
+		}()
+	}
+	b.AwaitPublished(1)[0].Ack()
+	one, other := <-results, <-results
+	if one[Delivered]+other[Delivered] != 1 || one[Gone]+other[Gone] != 1 || len(b.Published()) != 1 {
+		t.Errorf("%v and %v of %d published", one, other, len(b.Published()))
+	}
+}
+
+func TestMail_sent_elsewhere_has_that_destination_from_then_on(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 1)
+	b.Script(func(p *amqptest.Publish) { p.Unroutable() })
+	got := told{}
+	to := &Destination{Exchange: "elsewhere", RoutingKey: "k"}
+	if err := d.Replay(t.Context(), d.ids, to, got.each); err != nil || got[Refused] != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if p := b.Published()[0]; p.Exchange != "elsewhere" || p.RoutingKey != "k" || p.MessageId != d.ids[0].String() {
+		t.Errorf("published %s to %s:%s", p.MessageId, p.Exchange, p.RoutingKey)
+	}
+	if left := d.left(); len(left) != 1 || left[0].Exchange != "elsewhere" || left[0].RoutingKey != "k" {
+		t.Errorf("left: %+v", left)
+	}
+	to.Exchange = strings.Repeat("x", 256)
+	if err := d.Replay(t.Context(), d.ids, to, got.each); err != nil || got[Failed] != 1 || d.left()[0].Exchange != "elsewhere" {
+		t.Errorf("a name too long for AMQP: %v, %v", got, err)
+	}
+}
+
+func TestA_broker_that_goes_away_ends_the_replay_and_the_rest_stays(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 10)
+	b.Script(func(p *amqptest.Publish) {
+		if p.N < 3 {
+			p.Ack()
+			return
+		}
+		b.Refuse(true)
+		p.CloseConnection(320, "CONNECTION_FORCED - shut down")
+	})
+	got := told{}
+	err := d.Replay(t.Context(), d.ids, nil, got.each)
+	if !errors.Is(err, ErrAway) || got[Delivered] != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 8 {
+		t.Errorf("%d left", len(left))
+	}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); !errors.Is(err, ErrAway) {
+		t.Errorf("another replay: %v", err)
+	}
+}
+
+func TestA_store_that_stops_ends_a_replay_and_is_not_taken_for_an_empty_one(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3)
+	b.Script(func(*amqptest.Publish) {})
+	done := make(chan error, 1)
+	go func() { done <- d.Replay(t.Context(), d.ids, nil, told{}.each) }()
+	b.AwaitPublished(1)
+	d.g.store.stopReplay() // waits for the replay, which waits for nobody
+	if err := <-done; !errors.Is(err, errStopping) {
+		t.Errorf("the one under way: %v", err)
+	}
+	if err := d.Replay(t.Context(), d.ids, nil, told{}.each); !errors.Is(err, errStopping) {
+		t.Errorf("another one: %v", err)
+	}
+	all, _ := ParseFilter(url.Values{})
+	n := 0
+	for e, err := range d.Entries(t.Context(), all) {
+		if n++; !errors.Is(err, errStopping) {
+			t.Errorf("an entry: %v, %v", e, err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func TestWhat_an_operator_removes_is_gone_and_what_was_gone_is_told(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 100)
+	got := told{}
+	if err := d.Remove(t.Context(), append(d.ids[1:], uuid.New()), got.each); err != nil || got[Removed] != 99 || got[Gone] != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 1 || left[0].ID != d.ids[0] {
+		t.Errorf("left: %v", left)
+	}
+	enough := errors.New("enough")
+	if err := d.Remove(t.Context(), d.ids, func(Outcome) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+}
+
+func TestA_mail_is_read_as_it_was_taken(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 1)
+	m, err := d.Mail(t.Context(), d.ids[0])
+	if err != nil || string(m.Content) != "x\r\n" || m.ID != d.ids[0] || m.MailID != d.ids[0] || m.Listener != "in" || len(m.Recipients) != 1 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if _, err := d.Mail(t.Context(), uuid.New()); !errors.Is(err, spool.ErrNotFound) {
+		t.Errorf("one that is not there: %v", err)
+	}
+}
+
+func TestAn_operator_reaches_the_mail_of_a_spool_that_is_not_in_use_any_more(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 3)
+	dir := filepath.Join(t.TempDir(), "spool")
+	inUse, err := spool.Open(spool.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.g.store.spools = append([]*directory{{Spool: inUse, path: dir}}, d.g.store.spools...)
+	d.fill(2)
+	left := d.left()
+	if len(left) != 5 || left[0].ID != d.ids[0] || left[4].ID != d.ids[4] {
+		t.Errorf("%d listed: %v", len(left), left)
+	}
+	for _, id := range d.ids {
+		if m, err := d.Mail(t.Context(), id); err != nil || m.ID != id {
+			t.Errorf("%s is read as %s, %v", id, m.ID, err)
+		}
+	}
+	got := told{}
+	if err := d.Remove(t.Context(), []uuid.UUID{d.ids[0], d.ids[4]}, got.each); err != nil || got[Removed] != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil || got[Delivered] != 3 || got[Gone] != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestAn_operators_replay_keeps_replay_rate_and_goes_alone_while_live_mail_is_under_way(t *testing.T) {
+	d := newDesk(t, amqptest.Start(t), 1)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	r := &operatorReplay{g: d.g, window: 5, next: time.Now().Add(time.Hour), results: make(chan tried)}
+	spooling := &d.g.running.Load().table.Config.Spool
+	spooling.ReplayRate = 10
+	r.begin(stopped, d.ids[0])
+	if got := <-r.results; !got.untold {
+		t.Errorf("before its time: %+v", got)
+	}
+	if wait := time.Until(r.next); wait < time.Hour {
+		t.Errorf("the next one may begin in %v", wait)
+	}
+	spooling.ReplayRate = 0
+	r.begin(stopped, d.ids[0])
+	if got := <-r.results; got.Result != Delivered {
+		t.Errorf("without a rate: %+v", got)
+	}
+
+	if n := r.room(); n != 5 {
+		t.Errorf("room for %d without live mail", n)
+	}
+	d.g.store.broker.replaying.Add(-1) // one in the channel that no replay put there
+	if n := r.room(); n != 1 {
+		t.Errorf("room for %d beside live mail", n)
+	}
+	d.g.store.broker.replaying.Add(1)
+}
