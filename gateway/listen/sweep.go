@@ -2,6 +2,7 @@ package listen
 
 import (
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -56,13 +57,32 @@ func (s *Set) sweep(socks []*socket) {
 
 // empty hands over what is in the queue of a deaf socket.
 func (s *Set) empty(sock *socket) {
-	for n := 0; n < mostSwept && sock.queued(); n++ {
-		sock.SetDeadline(time.Now().Add(time.Second)) // it does not wait: there is a connection
-		c, err := sock.Accept()
-		if err != nil {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return
+	}
+	for range mostSwept {
+		var c net.Conn
+		if raw.Control(func(fd uintptr) { c, err = acceptNow(int(fd)) }) != nil || err != nil {
 			return
 		}
 		s.Handle(sock.address, c)
+	}
+}
+
+// acceptNow takes one connection from the queue of a socket, and does not wait for one: the net package would.
+func acceptNow(fd int) (net.Conn, error) {
+	for {
+		taken, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+			f := os.NewFile(uintptr(taken), "")
+			defer f.Close() // the connection has a descriptor of its own
+			return net.FileConn(f)
+		case unix.EINTR, unix.ECONNABORTED:
+		default:
+			return nil, err
+		}
 	}
 }
 
@@ -102,16 +122,3 @@ var overlookSYN = func() []unix.SockFilter {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 	}
 }()
-
-// queued tells whether a connection waits to be accepted. Only poll(2) tells it without a wait.
-func (sock *socket) queued() bool {
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return false
-	}
-	ready := 0
-	err = raw.Control(func(fd uintptr) {
-		ready, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	})
-	return err == nil && ready > 0
-}

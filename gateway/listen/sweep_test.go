@@ -170,7 +170,7 @@ func TestSocketsThatCloseUnderAStormOfClientsResetNobody(t *testing.T) {
 			}
 		})
 	}
-	for range 30 {
+	for range 8 {
 		before := served.Load()
 		apply(t, s, addresses...)
 		for deadline := time.Now().Add(10 * time.Second); served.Load() < before+20; time.Sleep(time.Millisecond) {
