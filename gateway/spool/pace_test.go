@@ -125,7 +125,7 @@ func TestReplay_keeps_attempts_and_the_last_error_for_who_asks(t *testing.T) {
 		time.Sleep(7 * time.Second)
 		attempts()
 		e, err := s.describe(d.ID)
-		if err != nil || e.Attempts != 2 || e.LastError != "queue full" || e.NextTry.Sub(time.Now()) != 8*time.Second {
+		if err != nil || e.Attempts != 2 || e.LastError != "queue full" || time.Until(e.NextTry) != 8*time.Second {
 			t.Errorf("entry %+v, error %v", e, err)
 		}
 		s.Retry()
