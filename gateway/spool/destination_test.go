@@ -89,7 +89,7 @@ func TestReplay_after_a_return_the_rest_of_the_destination_waits_behind_one_file
 			if got := attempts(); len(got) != 0 {
 				t.Fatalf("%d attempts before the pause of %d s is over", len(got), pause)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			got := attempts()
 			if len(got) != 1 {
 				t.Fatalf("%d attempts after a pause of %d s, want one", len(got), pause)

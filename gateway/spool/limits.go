@@ -20,7 +20,7 @@ type Limits struct {
 // Broker is what a Spool asks about the broker. It is asked with locks held: the answers are there at once.
 type Broker interface {
 	Available() bool               // mail is taken now
-	Live() bool                    // live mail is under way: a replay tries one file at a time
+	Live() bool                    // live mail is under way: a replay tries one file at a time, and rests after each
 	Busy() bool                    // live mail waits for its turn: a replay goes slowly
 	Unusable(exchange string) bool // nothing may be published there now: a replay passes it over
 }

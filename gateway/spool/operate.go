@@ -188,7 +188,7 @@ func (s *Spool) Try(ctx context.Context, id uuid.UUID, try func(context.Context,
 	s.index.rest(e.to, 0)
 	s.mu.Unlock()
 	verdict, err := s.one(ctx, id, try)
-	s.tried(result{e, verdict, err})
+	s.tried(result{e: e, verdict: verdict, err: err})
 	if verdict == unloaded {
 		return Later, fmt.Errorf("spool: %s: %w", id, err)
 	}

@@ -67,6 +67,7 @@ type result struct {
 	e       *entry
 	verdict Verdict
 	err     error
+	began   time.Duration // on the Spool's clock
 }
 
 func (r *replay) run(ctx context.Context) error {
@@ -105,8 +106,9 @@ func (r *replay) begin(ctx context.Context) time.Duration {
 		r.running++
 		r.octets += e.size
 		go func() {
+			began := time.Duration(r.s.clock())
 			verdict, err := r.s.one(ctx, e.id, r.try)
-			r.results <- result{e, verdict, err}
+			r.results <- result{e, verdict, err, began}
 		}()
 	}
 }
@@ -123,12 +125,13 @@ func (r *replay) take() (*entry, time.Duration) {
 	now := s.clock()
 	due := s.index.wakeUp(now)
 	if s.index.order.Len() > 0 {
-		if s.broker.Live() {
+		t := traffic{live: s.broker.Live(), busy: s.broker.Busy()}
+		if t.live {
 			if r.window = 1; r.running > 0 {
 				return nil, math.MaxInt64 // its result comes before
 			}
 		}
-		if wait := r.pace.wait(time.Duration(now), s.limits.ReplayRate, s.broker.Busy()); wait > 0 {
+		if wait := r.pace.wait(time.Duration(now), s.limits.ReplayRate, t); wait > 0 {
 			r.window = min(r.window, 1+r.running) // live mail or the rate bounds it: no rush when that ends
 			return nil, wait
 		}
@@ -168,6 +171,7 @@ const unloaded Verdict = -1
 func (r *replay) end(got result) {
 	r.running--
 	r.octets -= got.e.size
+	r.pace.came(time.Duration(r.s.clock()), got.began)
 	switch got.verdict {
 	case Done:
 		r.window = min(r.window+1, maxWindow)

@@ -201,10 +201,10 @@ func work(t *testing.T, s *Spool, a *accounts) {
 		all.Go(func() {
 			if s.Put(d) == nil {
 				a.set(d.ID, true)
-				s.Settle(d.ID, i == 0)
 				if i == 0 {
-					a.done(d.ID)
+					a.done(d.ID) // before: from Settle on it may go
 				}
+				s.Settle(d.ID, i == 0)
 			}
 			d.Content.Release()
 		})
