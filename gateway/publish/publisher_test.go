@@ -322,8 +322,8 @@ func TestWhatAMQPCannotCarryIsRejectedHereAndTheConnectionLives(t *testing.T) {
 			t.Errorf("%s: %v: %v", name, r.Outcome, r.Err)
 		}
 	}
-	before := p.current()
-	if r := p.Submit(t.Context(), delivery(inbox.Name, strings.Repeat("k", 255))).Wait(t.Context()); r.Outcome != Confirmed || p.current() != before {
+	before := p.live.current()
+	if r := p.Submit(t.Context(), delivery(inbox.Name, strings.Repeat("k", 255))).Wait(t.Context()); r.Outcome != Confirmed || p.live.current() != before {
 		t.Errorf("afterwards: %v: %v", r.Outcome, r.Err)
 	}
 }
@@ -352,7 +352,7 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 	for i := range late {
 		late[i] = make(chan Result, 1)
 		ticket := p.Submit(t.Context(), d)
-		until(t, 10*time.Second, func() bool { return p.window.len() == i+1 })
+		until(t, 10*time.Second, func() bool { return p.live.window.load().messages == i+1 })
 		if i == 1 {
 			cancel() // both are written
 		}
@@ -363,7 +363,7 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 			ticket.Late(func(r Result) { late[i] <- r })
 		}()
 	}
-	until(t, 10*time.Second, func() bool { return p.window.len() == 0 }) // given up
+	until(t, 10*time.Second, func() bool { return p.live.window.load().messages == 0 }) // given up
 	proxy.Thaw()
 	for i := range late {
 		if r := <-late[i]; r.Outcome != Returned {
