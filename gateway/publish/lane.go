@@ -30,7 +30,7 @@ type lane struct {
 
 func newLane(p *Publisher, name string) *lane {
 	q := newQueue(1)
-	return &lane{line: newLine(p, name, q.wake), queue: q, window: newWindow(q.wake)}
+	return &lane{line: newLine(p, name), queue: q, window: newWindow(q.wake)}
 }
 
 // run publishes until ctx ends. What is queued then is given up.

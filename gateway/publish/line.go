@@ -12,7 +12,6 @@ import (
 type line struct {
 	publisher *Publisher
 	name      string
-	wake      func()        // tells the lane that something changed
 	links     chan *link    // to the lane: the link to publish on from now; nil is none
 	changed   chan struct{} // holds a token when the configuration was replaced
 	wanted    chan struct{} // holds a token when mail waits for the connection; nil where it is always wanted
@@ -26,11 +25,10 @@ type line struct {
 	told  map[string]bool // what is in the log of why it is away, see lasting
 }
 
-func newLine(p *Publisher, name string, wake func()) *line {
+func newLine(p *Publisher, name string) *line {
 	return &line{
 		publisher: p,
 		name:      name,
-		wake:      wake,
 		links:     make(chan *link, 1),
 		changed:   make(chan struct{}, 1),
 		away:      errors.New("not connected yet"),
@@ -48,7 +46,11 @@ func (n *line) whenWanted() {
 func (n *line) lazy() bool { return n.wanted != nil }
 
 // want asks for the connection.
-func (n *line) want() { signal(n.wanted) }
+func (n *line) want() {
+	if n.lazy() {
+		signal(n.wanted)
+	}
+}
 
 // signal leaves a token in c, if there is none.
 func signal(c chan struct{}) {
@@ -110,7 +112,7 @@ func (n *line) keep(ctx context.Context) {
 				return
 			}
 			if p.live.refusing() != nil {
-				continue // who wanted it is told
+				continue // the lane gives up what wanted it
 			}
 		}
 		timer := time.NewTimer(time.Until(due))
@@ -119,6 +121,7 @@ func (n *line) keep(ctx context.Context) {
 		case <-n.changed:
 			attempt = 0
 			timer.Stop()
+			n.want() // it was, and is
 			continue
 		case <-ctx.Done():
 			timer.Stop()
@@ -161,7 +164,8 @@ func (n *line) lost(l *link) {
 	}
 	n.link, n.retry = nil, time.Now()
 	n.told = map[string]bool{}
-	n.wake()
+	p.wake()
+	p.heed()
 	if n.lazy() {
 		n.set(nil)
 		p.log.Warn("broker's second connection lost", "broker", l.broker, "error", err)
@@ -179,7 +183,7 @@ func (n *line) failed(err error, pause time.Duration) {
 	defer p.mu.Unlock()
 	n.retry = time.Now().Add(pause)
 	n.set(err)
-	n.wake()
+	p.wake()
 	if fault := lasting(err); fault != "" && !n.told[fault] {
 		n.told[fault] = true
 		p.log.Error("broker still away: "+fault, "lane", n.name, "error", err)
@@ -212,13 +216,15 @@ func (n *line) adopt(l *link, c *config.AMQP) {
 // use makes l the link to publish on. The caller holds mu.
 func (n *line) use(l *link) {
 	n.link, n.told = l, map[string]bool{}
+	p := n.publisher
 	if !n.lazy() {
-		n.publisher.exchanges.renew(l.answers)
-		n.publisher.breakers.forget()
+		p.exchanges.renew(l.answers)
+		p.breakers.forget()
 	}
-	n.set(l.refusing())
+	n.set(nil)
+	p.heed()
 	n.hand(l)
-	n.publisher.log.Info("broker connected", "broker", l.broker, "lane", n.name)
+	p.log.Info("broker connected", "broker", l.broker, "lane", n.name)
 }
 
 // hand gives l to the lane. The caller holds mu, so that nobody else does.
@@ -237,6 +243,7 @@ func (n *line) hand(l *link) {
 func (n *line) drop() {
 	n.link, n.retry = nil, time.Time{}
 	n.set(nil)
+	n.publisher.heed()
 	n.hand(nil)
 }
 
@@ -248,13 +255,29 @@ func (n *line) blocked(l *link, reason string) {
 	if n.link != l {
 		return
 	}
-	n.set(l.refusing())
-	n.wake()
+	p.heed()
+	p.wake()
 	if reason != "" {
 		p.log.Warn("broker blocked: mail is spooled until it takes mail again", "broker", l.broker, "lane", n.name, "reason", reason)
 		return
 	}
 	p.log.Info("broker unblocked", "broker", l.broker, "lane", n.name)
+}
+
+// heed lets no connected line take mail while the broker blocks one of them: an alarm is the whole broker's, but it is told only to who
+// publishes. The caller holds mu.
+func (p *Publisher) heed() {
+	var block error
+	for _, l := range p.lanes() {
+		if l.link != nil && block == nil {
+			block = l.link.refusing()
+		}
+	}
+	for _, l := range p.lanes() {
+		if l.link != nil {
+			l.set(block)
+		}
+	}
 }
 
 // retire closes l after its last confirm, at the latest after the confirm timeout it was made with.

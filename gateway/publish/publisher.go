@@ -36,6 +36,13 @@ func New(log *slog.Logger) *Publisher {
 
 func (p *Publisher) lanes() [2]*lane { return [2]*lane{p.live, p.bulk} }
 
+// wake has both lanes look again: whether mail is taken has changed.
+func (p *Publisher) wake() {
+	for _, l := range p.lanes() {
+		l.queue.wake()
+	}
+}
+
 // Run publishes and keeps the connection until ctx ends. Then it closes it: what is unconfirmed is in doubt.
 func (p *Publisher) Run(ctx context.Context) error {
 	var running sync.WaitGroup

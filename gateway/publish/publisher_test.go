@@ -36,21 +36,31 @@ func settings(url string) *config.AMQP {
 	}
 }
 
-// start runs a Publisher with the broker at url until t ends.
-func start(t testing.TB, c *config.AMQP) *Publisher {
+// start runs a Publisher with the broker that c names until t ends. It has verified the exchanges.
+func start(t testing.TB, c *config.AMQP, exchanges ...string) *Publisher {
 	t.Helper()
 	p := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	change, err := p.Prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if change.Warning != nil {
+		t.Fatal(change.Warning)
+	}
+	change.Verify(exchanges)
 	change.Commit()
+	runUntilEnd(t, p)
+	return p
+}
+
+func runUntilEnd(t testing.TB, p *Publisher) {
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { p.Run(ctx) })
 	t.Cleanup(func() { stop(); running.Wait() })
-	return p
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // delivery is a mail to exchange that nobody else holds.
 func delivery(exchange, key string) *mail.Delivery {

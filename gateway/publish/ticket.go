@@ -124,12 +124,12 @@ func (t *Ticket) choose() (refusal Result) {
 	if err := p.refusing(); err != nil {
 		return Result{Unavailable, err}
 	}
+	if err := d.Check(); err != nil {
+		return Result{Rejected, err} // published, it would close the connection for everybody
+	}
 	verified, err := p.exchanges.ask(d.Exchange)
 	if err != nil {
 		return Result{Returned, err}
-	}
-	if err := d.Check(); err != nil {
-		return Result{Rejected, err} // published, it would close the connection for everybody
 	}
 	if t.probe, err = p.breakers.fault(destinationOf(d)); err != nil {
 		return Result{Rejected, err}

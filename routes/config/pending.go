@@ -3,7 +3,6 @@ package config
 import (
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -11,14 +10,14 @@ import (
 // be worse.
 var (
 	pendingKeys = []string{
-		"admin.address", "amqp.tls", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
+		"admin.address", "spool.max_bytes", "spool.min_free", "spool.replay_rate",
 		"limits.connections", "limits.memory",
 	}
 	pendingListenerKeys = []string{
 		"protocol", "min_rate", "max_connections", "max_connections_per_client", "max_memory", "spool_max_bytes",
 		"rate", "allow", "proxy_protocol", "tls", "auth",
 	}
-	pendingSchemes = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
+	pendingSchemes = []string{"systemd:"} // what an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.
@@ -27,10 +26,6 @@ func (d *decoder) pending(c *Config) {
 		if c.marks.own(key) {
 			d.pendingKey(Fault{Place: c.At(key), Key: key}, root, reflect.ValueOf(c).Elem(), key)
 		}
-	}
-	for i, url := range c.AMQP.URLs {
-		key := "amqp.urls[" + strconv.Itoa(i) + "]"
-		d.pendingScheme(Fault{Place: c.At(key), Key: key}, url)
 	}
 	d.pendingListener(&c.Defaults)
 	for i := range c.Listeners {
