@@ -15,7 +15,7 @@ func TestAnExchangeThatGoesUnderLoadIsIsolatedAndTheOthersAreAllConfirmed(t *tes
 	for name, state := range map[string]amqptest.State{"missing": amqptest.Missing, "forbidden": amqptest.Forbidden} {
 		t.Run(name, func(t *testing.T) {
 			b := amqptest.Start(t)
-			p := startOn(t, b, "x", "gone")
+			p := start(t, settings(b.URL()), "x", "gone")
 			b.Script(hold)
 			others := submitAll(t.Context(), p, windowful, "x")
 			arrived(t, b, others...)
@@ -56,7 +56,7 @@ func TestAnExchangeThatGoesUnderLoadIsIsolatedAndTheOthersAreAllConfirmed(t *tes
 func TestTheCulpritOfAChannelThatClosesWithoutANameIsFoundAndTheOthersAreAllConfirmed(t *testing.T) {
 	const reason = "PRECONDITION_FAILED - message size 17 is larger than configured max size 16"
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	b.Script(hold)
 	others := submitAll(t.Context(), p, windowful, "x")
 	arrived(t, b, others...)
@@ -96,7 +96,7 @@ func TestTheCulpritOfAChannelThatClosesWithoutANameIsFoundAndTheOthersAreAllConf
 
 func TestAMessageForWhichEveryChannelClosesIsGivenUpAsInDoubt(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	b.Script(func(p *amqptest.Publish) { p.CloseChannel(405, "RESOURCE_LOCKED - for no message's sake") })
 	w := submit(t.Context(), p, delivery("x", "k"))
 	w.want(t, InDoubt)
@@ -107,40 +107,12 @@ func TestAMessageForWhichEveryChannelClosesIsGivenUpAsInDoubt(t *testing.T) {
 	submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
 }
 
-func TestAnExchangeMissingAtStartNeverClosesTheLiveChannelAndIsUsedOnceItIsThere(t *testing.T) {
-	b := amqptest.Start(t)
-	b.Exchange("late", amqptest.Missing)
-	p := startOn(t, b, "x")
-	before := submit(t.Context(), p, delivery("x", "k"))
-	before.want(t, Confirmed)
-	submit(t.Context(), p, delivery("late", "k")).want(t, Returned, InDoubt, Rejected) // the first may find out
-	until(t, faultPatience, func() bool { return p.exchanges.fault("late") != nil })
-	for range 20 {
-		submit(t.Context(), p, delivery("late", "k")).want(t, Returned)
-	}
-	b.Exchange("late", amqptest.Usable)
-	p.exchanges.probeNow()
-	verify(t, p, "late")
-	there := submit(t.Context(), p, delivery("late", "k"))
-	there.want(t, Confirmed)
-	after := submit(t.Context(), p, delivery("x", "k"))
-	after.want(t, Confirmed)
-	live := before.copies(b)[0].Channel
-	if there.copies(b)[0].Channel != live || after.copies(b)[0].Channel != live {
-		t.Errorf("the live channel was %d and is %d", live, after.copies(b)[0].Channel)
-	}
-	if b.Connections() != b.Attempts() {
-		t.Errorf("%d of %d connections are open", b.Connections(), b.Attempts())
-	}
-}
-
 func TestTheTopologyIsDeclaredAtEachConnectionAndWhatIsOtherwiseThereIsTold(t *testing.T) {
 	b := amqptest.Start(t)
 	b.Exchange("other", amqptest.Inequivalent)
 	c := settings(b.URL())
 	c.Topology.Exchanges = []config.Exchange{{Name: "other", Type: "topic", Durable: true}, {Name: "x", Type: "topic", Durable: true}}
-	p := start(t, c)
-	verify(t, p, "x", "other")
+	p := start(t, c, "x", "other")
 	submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
 	if faults := p.Status().Topology; len(faults) != 1 || !strings.Contains(faults[0], "'other'") {
 		t.Errorf("told of the topology: %q", faults)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +13,7 @@ import (
 
 func TestOnlyTheOwnAckConfirmsWhateverTheOrder(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	b.Script(hold)
 	all := submitAll(t.Context(), p, 8, "x")
 	at := arrived(t, b, all...)
@@ -42,7 +41,7 @@ func TestOnlyTheOwnAckConfirmsWhateverTheOrder(t *testing.T) {
 
 func TestReturnsAmongAcksOutOfOrderReachTheirOwnSender(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	var mu sync.Mutex
 	var held []*amqptest.Publish
 	answer := func(p *amqptest.Publish) {
@@ -91,7 +90,7 @@ func TestReturnsAmongAcksOutOfOrderReachTheirOwnSender(t *testing.T) {
 
 func TestANackIsToldAndNotPublishedAgain(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	b.Script((*amqptest.Publish).Nack)
 	for range 10 {
 		w := submit(t.Context(), p, delivery("x", "k"))
@@ -116,7 +115,7 @@ func TestALateAnswerIsToldOnceItsReturnIsKnown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := amqptest.Start(t)
-			p := startOn(t, b, "x")
+			p := start(t, settings(b.URL()), "x")
 			b.Script(hold)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -137,7 +136,7 @@ func TestALateAnswerIsToldOnceItsReturnIsKnown(t *testing.T) {
 
 func TestQueuesThatNeverConfirmAreLeftToThemselvesAndDelayNobody(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	var mute []*amqptest.Publish // guarded by the double: scripts run one at a time
 	b.Script(func(p *amqptest.Publish) {
 		if p.RoutingKey == "k" {
@@ -182,37 +181,9 @@ func TestQueuesThatNeverConfirmAreLeftToThemselvesAndDelayNobody(t *testing.T) {
 	}
 }
 
-func TestATenantWhoseQueueIsSlowFillsItsShareAndDelaysNobody(t *testing.T) {
-	b := amqptest.Start(t)
-	p := startOn(t, b, "slow", "x")
-	b.Script(func(p *amqptest.Publish) {
-		if p.Exchange == "x" {
-			p.Ack()
-		}
-	})
-	slow := submitAll(t.Context(), p, windowMessages/shareOf, "slow")
-	arrived(t, b, slow...)
-	more := submit(t.Context(), p, delivery("slow", "k"))
-	for range 50 {
-		d := delivery("x", "k")
-		d.Envelope.Listener = "other"
-		submit(t.Context(), p, d).want(t, Confirmed)
-	}
-	more.waits(t)
-	if n := len(more.copies(b)); n != 0 {
-		t.Error("more than its share is published")
-	}
-	b.Script((*amqptest.Publish).Ack)
-	for _, w := range slow {
-		w.copies(b)[0].Ack()
-		w.want(t, Confirmed)
-	}
-	more.want(t, Confirmed)
-}
-
 func TestWhatIsUnconfirmedWhenThePublisherStopsIsInDoubt(t *testing.T) {
 	b := amqptest.Start(t)
-	p := New(slog.New(slog.DiscardHandler))
+	p := New(discard())
 	change, err := p.Prepare(t.Context(), settings(b.URL()))
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"context"
 	"log/slog"
 	"strings"
 	"sync"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
-	"lsmtpd/routes/config"
 )
 
 func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameID(t *testing.T) {
@@ -25,8 +23,7 @@ func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameI
 			b := amqptest.Start(t)
 			c := settings(b.URL())
 			c.Heartbeat = 2 * time.Second
-			p := start(t, c)
-			verify(t, p, "x")
+			p := start(t, c, "x")
 			b.Script(script)
 			w := submit(t.Context(), p, delivery("x", "k"))
 			arrived(t, b, w)
@@ -53,11 +50,10 @@ func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
 			c := settings(b.URL())
 			c.Heartbeat = 2 * time.Second
 			c.MaxMessageSize = 64 << 20
-			p := start(t, c)
-			verify(t, p, "x")
-			submit(t.Context(), p, large("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
+			p := start(t, c, "x")
+			submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
 			freeze(b)
-			w := submit(t.Context(), p, large("x", 20<<20))
+			w := submit(t.Context(), p, bulky("x", 20<<20))
 			w.want(t, InDoubt, Unavailable)
 			b.Thaw()
 			untilConfirmed(t, p, delivery("x", "k"))
@@ -76,7 +72,7 @@ func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *t
 			if early {
 				b.Block("low on memory")
 			}
-			p := startOn(t, b, "x")
+			p := start(t, settings(b.URL()), "x")
 			if !early {
 				submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
 				b.Block("low on memory")
@@ -106,7 +102,7 @@ func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *t
 
 func TestAConnectionLostUnderAnAlarmLeavesInDoubtWhatMayHaveArrived(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	b.Block("low on memory")
 	w := submit(t.Context(), p, delivery("x", "k"))
 	w.want(t, InDoubt)
@@ -120,7 +116,7 @@ func TestAConnectionLostUnderAnAlarmLeavesInDoubtWhatMayHaveArrived(t *testing.T
 
 func TestABrokerThatFlapsConfirmsOnlyWhatItAcked(t *testing.T) {
 	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
+	p := start(t, settings(b.URL()), "x")
 	acked := map[string]bool{} // guarded by the double until the senders have ended
 	b.Script(func(p *amqptest.Publish) {
 		acked[p.MessageId] = true
@@ -198,7 +194,12 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 			}
 			alone.Abort()
 			c.URLs = append(c.URLs, withSecret(good))
-			runWith(t, p, c)
+			change, err := p.Prepare(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			change.Commit()
+			runUntilEnd(t, p)
 			verify(t, p, "x")
 			submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
 			if n := len(good.Published()); n != 1 {
@@ -208,36 +209,5 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 				t.Errorf("the log tells the password:\n%s", log.String())
 			}
 		})
-	}
-}
-
-// runWith runs p with c until t ends.
-func runWith(t *testing.T, p *Publisher, c *config.AMQP) {
-	t.Helper()
-	change, err := p.Prepare(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	change.Commit()
-	ctx, stop := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { p.Run(ctx) })
-	t.Cleanup(func() { stop(); running.Wait() })
-}
-
-func TestALargeBodyAndAReplayGoByAConnectionOfTheirOwn(t *testing.T) {
-	b := amqptest.Start(t)
-	p := startOn(t, b, "x")
-	small := submit(t.Context(), p, delivery("x", "k"))
-	small.want(t, Confirmed)
-	big := submit(t.Context(), p, large("x", bulkOctets+1))
-	big.want(t, Confirmed)
-	replayed := delivery("x", "k")
-	replayed.SpooledAt = time.Now()
-	old := submit(t.Context(), p, replayed)
-	old.want(t, Confirmed)
-	on := func(w *pending) int { return w.copies(b)[0].Connection }
-	if on(small) == on(big) || on(big) != on(old) {
-		t.Errorf("small on %d, large on %d, replayed on %d", on(small), on(big), on(old))
 	}
 }

@@ -17,15 +17,7 @@ const faultPatience = 30 * time.Second
 // hold is the script that leaves messages unanswered.
 func hold(*amqptest.Publish) {}
 
-// startOn runs a Publisher on a double until t ends. It returns when the exchanges are verified, so that mail for them goes by the
-// live lane.
-func startOn(t *testing.T, b *amqptest.Broker, exchanges ...string) *Publisher {
-	t.Helper()
-	p := start(t, settings(b.URL()))
-	verify(t, p, exchanges...)
-	return p
-}
-
+// verify waits until the exchanges are verified, so that mail for them goes by the live lane.
 func verify(t *testing.T, p *Publisher, exchanges ...string) {
 	t.Helper()
 	if err := p.AwaitAvailable(within(t, faultPatience)); err != nil {
@@ -140,8 +132,8 @@ func arrived(t *testing.T, b *amqptest.Broker, all ...*pending) []*amqptest.Publ
 	return first
 }
 
-// large is a delivery of so many octets.
-func large(exchange string, octets int) *mail.Delivery {
+// bulky is a delivery of so many octets.
+func bulky(exchange string, octets int) *mail.Delivery {
 	d := delivery(exchange, "k")
 	d.Content = memory.NewContent(nil, octets)
 	d.Content.Extend(len(d.Content.Room(octets)[:octets]))
