@@ -11,7 +11,7 @@ import (
 
 func TestSoak_the_leader_of_a_quorum_queue_killed_under_load_and_then_a_second_node(t *testing.T) {
 	soak(t)
-	clusterKilled(t, 1)
+	clusterKilled(t, 3)
 }
 
 // clusterKilled kills, again and again, the node that leads the queue, and then another: with it goes the quorum, so that what

@@ -201,3 +201,13 @@ func TestWhatIsUnconfirmedWhenThePublisherStopsIsInDoubt(t *testing.T) {
 	w.want(t, InDoubt)
 	b.Await("the connections are closed", func() bool { return b.Connections() == 0 })
 }
+
+func TestWhoeverWaitsForTheBrokerIsToldThatTheTimeIsOver(t *testing.T) {
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.AwaitAvailable(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, and the replay asks for ever", err)
+	}
+}
