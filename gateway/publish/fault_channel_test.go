@@ -12,6 +12,7 @@ import (
 const windowful = 100
 
 func TestAnExchangeThatGoesUnderLoadIsIsolatedAndTheOthersAreAllConfirmed(t *testing.T) {
+	leavesNothing(t)
 	for name, state := range map[string]amqptest.State{"missing": amqptest.Missing, "forbidden": amqptest.Forbidden} {
 		t.Run(name, func(t *testing.T) {
 			b := amqptest.Start(t)
@@ -54,6 +55,7 @@ func TestAnExchangeThatGoesUnderLoadIsIsolatedAndTheOthersAreAllConfirmed(t *tes
 }
 
 func TestTheCulpritOfAChannelThatClosesWithoutANameIsFoundAndTheOthersAreAllConfirmed(t *testing.T) {
+	leavesNothing(t)
 	const reason = "PRECONDITION_FAILED - message size 17 is larger than configured max size 16"
 	b := amqptest.Start(t)
 	p := start(t, settings(b.URL()), "x")

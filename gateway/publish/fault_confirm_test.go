@@ -102,6 +102,7 @@ func TestANackIsToldAndNotPublishedAgain(t *testing.T) {
 }
 
 func TestALateAnswerIsToldOnceItsReturnIsKnown(t *testing.T) {
+	leavesNothing(t)
 	for name, tt := range map[string]struct {
 		answer func(*amqptest.Publish)
 		want   Outcome
@@ -135,6 +136,7 @@ func TestALateAnswerIsToldOnceItsReturnIsKnown(t *testing.T) {
 }
 
 func TestQueuesThatNeverConfirmAreLeftToThemselvesAndDelayNobody(t *testing.T) {
+	leavesNothing(t)
 	b := amqptest.Start(t)
 	p := start(t, settings(b.URL()), "x")
 	var mute []*amqptest.Publish // guarded by the double: scripts run one at a time
@@ -182,6 +184,7 @@ func TestQueuesThatNeverConfirmAreLeftToThemselvesAndDelayNobody(t *testing.T) {
 }
 
 func TestWhatIsUnconfirmedWhenThePublisherStopsIsInDoubt(t *testing.T) {
+	leavesNothing(t)
 	b := amqptest.Start(t)
 	p := New(discard())
 	change, err := p.Prepare(t.Context(), settings(b.URL()))

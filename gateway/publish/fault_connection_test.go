@@ -11,6 +11,7 @@ import (
 )
 
 func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameID(t *testing.T) {
+	leavesNothing(t)
 	for name, script := range map[string]func(*amqptest.Publish){
 		"reset":              (*amqptest.Publish).Reset,
 		"closed by force":    func(p *amqptest.Publish) { p.CloseConnection(320, "CONNECTION_FORCED - shutdown") },
@@ -40,6 +41,7 @@ func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameI
 }
 
 func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
+	leavesNothing(t)
 	for name, freeze := range map[string]func(*amqptest.Broker){
 		"frozen both ways": (*amqptest.Broker).Freeze,
 		"not reading":      (*amqptest.Broker).StopReading, // its heartbeats still come
@@ -66,6 +68,7 @@ func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
 }
 
 func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *testing.T) {
+	leavesNothing(t)
 	for name, early := range map[string]bool{"while it runs": false, "at start already": true} {
 		t.Run(name, func(t *testing.T) {
 			b := amqptest.Start(t)
@@ -115,6 +118,7 @@ func TestAConnectionLostUnderAnAlarmLeavesInDoubtWhatMayHaveArrived(t *testing.T
 }
 
 func TestABrokerThatFlapsConfirmsOnlyWhatItAcked(t *testing.T) {
+	leavesNothing(t)
 	b := amqptest.Start(t)
 	p := start(t, settings(b.URL()), "x")
 	acked := map[string]bool{} // guarded by the double until the senders have ended
@@ -167,6 +171,7 @@ func TestABrokerThatFlapsConfirmsOnlyWhatItAcked(t *testing.T) {
 }
 
 func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testing.T) {
+	leavesNothing(t)
 	for name, tt := range map[string]struct {
 		spoil func(*amqptest.Broker)
 		why   string

@@ -9,10 +9,19 @@ import (
 	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
+
+	"go.uber.org/goleak"
 )
 
 // faultPatience is how long a result may take on a busy machine before the test fails.
 const faultPatience = 30 * time.Second
+
+// leavesNothing fails t if a goroutine outlives it and what it started. It comes first, in a test that runs beside no other.
+func leavesNothing(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+}
 
 // hold is the script that leaves messages unanswered.
 func hold(*amqptest.Publish) {}
