@@ -109,7 +109,7 @@ func TestWhyTLSWithABrokerFailsIsToldAndNoSecretIs(t *testing.T) {
 		{"the name is another, and is named", broker.Addr(), func(t *config.AMQPTLS) { t.ServerName = "broker.example" }, ""},
 		{"another authority", broker.Addr(), func(t *config.AMQPTLS) { t.CAFile = other.path("ca.crt") }, "shows a certificate that is not trusted"},
 		{"another name", broker.Addr(), func(t *config.AMQPTLS) { t.ServerName = "other.example" }, "shows a certificate that is not trusted"},
-		{"no certificate of ours", broker.Addr(), func(t *config.AMQPTLS) { t.CertFile, t.KeyFile = "", "" }, "refuses our side of TLS"},
+		{"no certificate of ours", broker.Addr(), func(t *config.AMQPTLS) { t.CertFile, t.KeyFile = "", "" }, "refuses our side of TLS|closed the connection"}, // whichever of its alert and its RST is seen first
 		{"no such file", broker.Addr(), func(t *config.AMQPTLS) { t.CAFile = a.path("none") }, "is not asked: amqp.tls.ca_file"},
 		{"no TLS there", plain.Addr(), func(*config.AMQPTLS) {}, "does not speak TLS"},
 	} {
@@ -122,7 +122,11 @@ func TestWhyTLSWithABrokerFailsIsToldAndNoSecretIs(t *testing.T) {
 			if err == nil {
 				conn.Close()
 			}
-			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			told := err == nil && c.want == ""
+			for want := range strings.SplitSeq(c.want, "|") {
+				told = told || err != nil && want != "" && strings.Contains(err.Error(), want)
+			}
+			if !told {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "guest") {
