@@ -109,7 +109,7 @@ func destinationText(b *strings.Builder, s publish.Status, now time.Time) {
 	for _, exchange := range slices.Sorted(maps.Keys(s.Exchanges)) {
 		fmt.Fprintf(b, "        exchange %q is unusable, its mail is not published: %s\n", exchange, s.Exchanges[exchange])
 	}
-	if len(s.Unverified) > 0 {
+	if len(s.Unverified) > 0 && s.State == publish.Connected {
 		fmt.Fprintf(b, "        not verified yet: exchange %q\n", s.Unverified)
 	}
 	for _, d := range s.Breakers {
