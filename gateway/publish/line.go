@@ -215,6 +215,7 @@ func (n *line) adopt(l *link, c *config.AMQP) {
 	if p.config != c && !sameBroker(p.config, c) || n.link != nil {
 		p.mu.Unlock()
 		l.close()
+		p.wake() // who waits for it wants another
 		return
 	}
 	n.use(l)

@@ -63,6 +63,7 @@ func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*li
 			onWire = l.conn.failure()
 		}
 		if l.conn != nil {
+			l.conn.unbind()
 			l.conn.Close()
 		}
 		return nil, away(l.broker, err, onWire)
