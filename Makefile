@@ -1,7 +1,7 @@
 # `make` alone lists what there is to make.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint bench soak clean need-go devnode
+.PHONY: help run build test test-rabbitmq4 lint bench soak clean need-go devnode
 
 SHELL := /bin/sh
 # Where Go's own archive puts it, for a PATH that does not say so.
@@ -17,7 +17,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WITH_RABBITMQ := bin/devnode
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: build devnode ## run lsmtpd.yaml (CONFIG=...), with a RabbitMQ if none answers; Ctrl-C ends it
 	@$(WITH_RABBITMQ) -c $(CONFIG) -- bin/lsmtpd run -c $(CONFIG)
@@ -31,6 +31,11 @@ test: need-go devnode ## vet and test everything, under the race detector where 
 	if ! $(CAN_RACE); then race=; echo "no C compiler with its headers here: testing without -race (on Debian: apt-get install gcc libc6-dev)"; fi; \
 	echo "go test $$race -timeout 9m $(PKG)"; \
 	$(WITH_RABBITMQ) -- go test $$race -timeout 9m $(PKG)
+
+test-rabbitmq4: PKG = ./gateway/internal/rabbit ./gateway/publish ./gateway/e2e
+test-rabbitmq4: ## test what speaks to the broker against RabbitMQ 4.0, fetched once (needs root, Debian)
+	@server=$$(gateway/internal/rabbit/rabbitmq4.sh) && \
+	env -u LSMTPD_TEST_AMQP_URL LSMTPD_TEST_RABBITMQ="$$server" $(MAKE) --no-print-directory test PKG='$(PKG)'
 
 # What the race detector needs: cgo, its compiler, and the headers of libc.
 CAN_RACE = { test "$$(go env CGO_ENABLED)" = 1 && echo '\#include <stdlib.h>' | $$(go env CC) -E - >/dev/null 2>&1; }

@@ -37,7 +37,7 @@ func findPrograms() (programs, error) {
 	if _, err := os.Stat(p.ctl); err != nil {
 		return programs{}, fmt.Errorf("no rabbitmqctl beside %s: %w", server, err)
 	}
-	if p.epmd, err = findEpmd(); err != nil {
+	if p.epmd, err = findEpmd(filepath.Dir(server)); err != nil {
 		return programs{}, err
 	}
 	return p, nil
@@ -59,8 +59,11 @@ func findServer() (string, error) {
 	return "", ErrNotInstalled
 }
 
-// findEpmd looks in PATH, then where Erlang keeps it if only erl is linked from there.
-func findEpmd() (string, error) {
+// findEpmd looks beside the server, in PATH, then where Erlang keeps it if only erl is linked from there.
+func findEpmd(beside string) (string, error) {
+	if found := filepath.Join(beside, "epmd"); isFile(found) {
+		return found, nil
+	}
 	if found, err := exec.LookPath("epmd"); err == nil {
 		return filepath.Abs(found)
 	}
@@ -73,4 +76,9 @@ func findEpmd() (string, error) {
 		}
 	}
 	return "", errors.New("no epmd in PATH: Erlang is not installed as RabbitMQ needs it")
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
