@@ -43,7 +43,7 @@ func (p *Publisher) connect(ctx context.Context, c *config.AMQP, n *line) (*link
 	for i := range c.URLs {
 		at := (first + i) % len(c.URLs)
 		var l *link
-		if l, err = dial(ctx, c, c.URLs[at], n.blocked); err == nil {
+		if l, err = dial(ctx, c, c.URLs[at], "lsmtpd "+n.name, n.blocked); err == nil {
 			p.answered.Store(int32(at))
 			return l, nil
 		}

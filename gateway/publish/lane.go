@@ -71,6 +71,10 @@ func (l *lane) take(w *window) bool {
 
 // step does the next thing that needs no waiting. It returns nil, or what to wait for: more to publish, or room in the window.
 func (l *lane) step() (wait <-chan struct{}) {
+	if len(l.links) > 0 {
+		l.change(<-l.links)
+		return nil
+	}
 	away := l.refusing()
 	w := l.window
 	if away != nil {
@@ -92,7 +96,7 @@ func (l *lane) step() (wait <-chan struct{}) {
 		return nil
 	}
 	if l.on == nil || l.on.broken() {
-		return l.reconnect()
+		return l.unconnected()
 	}
 	c, err := l.open(t)
 	if err != nil {
@@ -103,13 +107,10 @@ func (l *lane) step() (wait <-chan struct{}) {
 	return nil
 }
 
-// reconnect takes the next link. Where none is there yet, the ticket is given up, or waits where the lane connects when needed.
-func (l *lane) reconnect() (wait <-chan struct{}) {
-	select {
-	case to := <-l.links: // whoever sees the broker back may be here before its link is
-		l.change(to)
-		return nil
-	default:
+// unconnected has the ticket wait where the lane connects when needed; otherwise it is given up.
+func (l *lane) unconnected() (wait <-chan struct{}) {
+	if len(l.links) > 0 {
+		return nil // it came just now
 	}
 	if l.lazy() {
 		l.want()

@@ -168,7 +168,7 @@ func (n *line) lost(l *link) {
 	p.heed()
 	if n.lazy() {
 		n.set(nil)
-		p.log.Warn("broker's second connection lost", "broker", l.broker, "error", err)
+		p.log.Warn("second connection lost", "broker", l.broker, "error", err)
 		return
 	}
 	n.set(err)
@@ -186,10 +186,18 @@ func (n *line) failed(err error, pause time.Duration) {
 	p.wake()
 	if fault := lasting(err); fault != "" && !n.told[fault] {
 		n.told[fault] = true
-		p.log.Error("broker still away: "+fault, "lane", n.name, "error", err)
+		p.log.Error(n.what()+" still away: "+fault, "error", err)
 		return
 	}
-	p.log.Debug("broker still away", "lane", n.name, "error", err, "retry_in_ms", pause.Milliseconds())
+	p.log.Debug(n.what()+" still away", "error", err, "retry_in_ms", pause.Milliseconds())
+}
+
+// what is the line in the log's words.
+func (n *line) what() string {
+	if n.lazy() {
+		return "second connection"
+	}
+	return "broker"
 }
 
 // lasting is what keeps us from a broker that is there, "" where there seems to be none.
@@ -207,6 +215,7 @@ func (n *line) adopt(l *link, c *config.AMQP) {
 	if p.config != c && !sameBroker(p.config, c) || n.link != nil {
 		p.mu.Unlock()
 		l.close()
+		p.wake() // who waits for it wants another
 		return
 	}
 	n.use(l)
@@ -224,7 +233,11 @@ func (n *line) use(l *link) {
 	n.set(nil)
 	p.heed()
 	n.hand(l)
-	p.log.Info("broker connected", "broker", l.broker, "lane", n.name)
+	if n.lazy() {
+		p.log.Info("second connection opened: large mail, mail from the spool and probes go by it", "broker", l.broker)
+		return
+	}
+	p.log.Info("broker connected", "broker", l.broker)
 }
 
 // hand gives l to the lane. The caller holds mu, so that nobody else does.
@@ -255,13 +268,15 @@ func (n *line) blocked(l *link, reason string) {
 	if n.link != l {
 		return
 	}
+	before := p.live.away
 	p.heed()
 	p.wake()
-	if reason != "" {
-		p.log.Warn("broker blocked: mail is spooled until it takes mail again", "broker", l.broker, "lane", n.name, "reason", reason)
-		return
+	switch after := p.live.away; {
+	case before == nil && after != nil:
+		p.log.Warn("broker blocked: mail is spooled until it takes mail again", "broker", l.broker, "reason", reason)
+	case before != nil && after == nil:
+		p.log.Info("broker unblocked", "broker", l.broker)
 	}
-	p.log.Info("broker unblocked", "broker", l.broker, "lane", n.name)
 }
 
 // heed lets no connected line take mail while the broker blocks one of them: an alarm is the whole broker's, but it is told only to who

@@ -39,8 +39,8 @@ type link struct {
 	faults   []error          // what the broker refused of it
 }
 
-// dial connects to one URL within c.ConnectTimeout.
-func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, string)) (*link, error) {
+// dial connects to one URL within c.ConnectTimeout, under a name for the broker's operators.
+func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*link, string)) (*link, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
 		return nil, errors.New("not an AMQP URL") // the URL may hold a password
@@ -56,12 +56,14 @@ func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, st
 	if err != nil {
 		return nil, &awayError{broker: l.broker, reason: "is not asked: " + err.Error(), there: true, err: err}
 	}
+	settings.Properties.SetClientConnectionName(name)
 	if l.amqp, err = amqp.DialConfig(url, settings); err != nil {
 		onWire := ctx.Err() // it cuts the handshake
 		if l.conn != nil && onWire == nil {
 			onWire = l.conn.failure()
 		}
 		if l.conn != nil {
+			l.conn.unbind()
 			l.conn.Close()
 		}
 		return nil, away(l.broker, err, onWire)
@@ -92,7 +94,6 @@ func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp
 			return l.conn, err
 		},
 	}
-	settings.Properties.SetClientConnectionName("lsmtpd")
 	settings.SASL = credentials(c, uri)
 	if uri.Scheme != "amqps" {
 		return settings, nil

@@ -43,20 +43,21 @@ func (p *Publisher) wake() {
 	}
 }
 
-// Run publishes and keeps the connection until ctx ends. Then it closes it: what is unconfirmed is in doubt.
+// Run publishes and keeps the connections until ctx ends. Then it closes them: what is unconfirmed is in doubt.
 func (p *Publisher) Run(ctx context.Context) error {
-	var running sync.WaitGroup
+	var running, asking sync.WaitGroup
 	for _, l := range p.lanes() {
 		running.Go(func() { l.run(ctx) })
 		running.Go(func() { l.keep(ctx) })
 	}
-	running.Go(func() { p.exchanges.run(ctx, p.live.current) })
+	asking.Go(func() { p.exchanges.run(ctx, p.live.current) })
 	running.Wait()
 	for _, l := range p.lanes() {
 		if at := l.current(); at != nil {
-			at.close()
+			p.retiring.Go(at.close)
 		}
 	}
+	asking.Wait() // a broker that is silent answers only by the end of its connection
 	p.retiring.Wait()
 	return nil
 }
@@ -69,7 +70,7 @@ func (p *Publisher) Available() bool { return p.refusing() == nil }
 
 // AwaitAvailable returns nil when the broker takes mail, that of a replay included, or ctx's error.
 func (p *Publisher) AwaitAvailable(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		p.mu.Lock()
 		waitFor := p.live.up
 		if p.live.away == nil {
@@ -83,7 +84,7 @@ func (p *Publisher) AwaitAvailable(ctx context.Context) error {
 		select {
 		case <-waitFor:
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
+	return ctx.Err()
 }

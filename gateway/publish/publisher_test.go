@@ -2,8 +2,6 @@ package publish
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -286,35 +284,6 @@ func TestPausesBetweenAttemptsGrowAndStayBounded(t *testing.T) {
 		if longest > most || longest < most/2 {
 			t.Errorf("attempt %d: longest of 1000 is %v, want up to %v", attempt, longest, most)
 		}
-	}
-}
-
-func BenchmarkPublish(b *testing.B) {
-	broker := rabbit.Shared(b)
-	inbox := rabbit.Queue(b, broker.URL())
-	p := start(b, settings(broker.URL()))
-	for _, senders := range []int{1, 128} {
-		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
-			b.ReportAllocs()
-			var running sync.WaitGroup
-			turns := make(chan struct{}, b.N)
-			for range b.N {
-				turns <- struct{}{}
-			}
-			close(turns)
-			for range senders {
-				running.Go(func() {
-					for range turns {
-						d := delivery(inbox.Name, "k")
-						if r := p.Submit(b.Context(), d).Wait(b.Context()); r.Outcome != Confirmed {
-							b.Error(r.Outcome, errors.Unwrap(r.Err))
-						}
-						d.Content.Release()
-					}
-				})
-			}
-			running.Wait()
-		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -74,6 +75,10 @@ func tlsReason(err error) string {
 		return "shows a certificate that is not trusted: " + untrusted.Err.Error()
 	case errors.As(err, &alert):
 		return "refuses our side of TLS: " + alert.Error()
+	}
+	// In TLS 1.3 it comes after the handshake, and the client library keeps only its text.
+	if _, said, found := strings.Cut(err.Error(), "remote error: tls: "); found {
+		return "refuses our side of TLS: " + strings.TrimSuffix(said, `"`)
 	}
 	return ""
 }

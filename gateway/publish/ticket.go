@@ -203,7 +203,9 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 	r, known = t.awaitSent(alone)
 	culprit := known && r.Outcome == InDoubt && t.suspected != nil
 	t.hunt.end(culprit)
-	t.hunt = nil
+	if known {
+		t.hunt = nil // else the lane may still look at it
+	}
 	if culprit {
 		// It was alone when the broker closed the channel.
 		r.Outcome, t.republish = Rejected, maxRepublish
@@ -238,7 +240,7 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 		r = Result{InDoubt, errors.New("published, then the broker blocked the connection")}
 	case <-ctx.Done():
 		r = Result{InDoubt, errors.New("not confirmed within the confirm timeout")}
-		if ctx.Err() == context.DeadlineExceeded && time.Since(s.at) >= t.patience/2 {
+		if t.hunt == nil && ctx.Err() == context.DeadlineExceeded && time.Since(s.at) >= t.patience/2 {
 			t.publisher.breakers.missed(destinationOf(t.delivery))
 		}
 	}
