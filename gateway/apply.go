@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"lsmtpd/gateway/listen"
@@ -74,7 +76,7 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 			return part, "", err
 		}},
 		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
-		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, &c.AMQP) }},
+		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, t) }},
 		{"listeners", func() (change, string, error) { return g.prepareSockets(t) }},
 	} {
 		part, warning, err := step.do()
@@ -127,15 +129,31 @@ func (g *Gateway) prepareSockets(t *routes.Table) (change, string, error) {
 	return part, "", err
 }
 
-func (g *Gateway) prepareBroker(ctx context.Context, c *config.AMQP) (part change, warning string, err error) {
-	broker, err := g.publisher.Prepare(ctx, c)
+func (g *Gateway) prepareBroker(ctx context.Context, t *routes.Table) (part change, warning string, err error) {
+	broker, err := g.publisher.Prepare(ctx, &t.Config.AMQP)
 	if err != nil {
 		return nil, "", err
 	}
+	problems := broker.Verify(t.Exchanges())
 	if broker.Warning != nil {
 		warning = "mail is spooled until the broker is back: " + broker.Warning.Error()
+	} else if len(problems) > 0 {
+		warning = summary(problems)
 	}
 	return broker, warning, nil
+}
+
+// summary tells the first of many errors.
+func summary(errs []error) string {
+	const most = 5
+	var told []string
+	for _, err := range errs[:min(most, len(errs))] {
+		told = append(told, err.Error())
+	}
+	if more := len(errs) - most; more > 0 {
+		told = append(told, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(told, "; ")
 }
 
 // retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never).

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"sync/atomic"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
@@ -10,31 +9,26 @@ import (
 )
 
 // broker is what the spools ask about the broker.
-type broker struct {
-	*publish.Publisher
-	replaying atomic.Int64 // deliveries: they go through the same channel as live mail
-}
+type broker struct{ *publish.Publisher }
 
 // Live tells whether live mail is under way.
 func (b *broker) Live() bool {
 	queued, unconfirmed := b.Load()
-	return int64(queued+unconfirmed) > b.replaying.Load()
+	return queued+unconfirmed > 0
 }
 
 // Busy tells whether live mail waits for its turn.
 func (b *broker) Busy() bool {
 	queued, _ := b.Load()
-	return int64(queued) > b.replaying.Load()
+	return queued > 0
 }
 
 // resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then.
 func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) (spool.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.running.Load().table.Config.AMQP.ConfirmTimeout)
 	defer cancel()
-	g.store.broker.replaying.Add(1)
 	ticket := g.publisher.Submit(ctx, d)
 	r := ticket.Wait(ctx)
-	g.store.broker.replaying.Add(-1)
 	switch r.Outcome {
 	case publish.Confirmed:
 		g.watchers.tell(d)

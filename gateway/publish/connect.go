@@ -5,51 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"time"
 
 	"lsmtpd/routes/config"
-)
 
-// keepConnected replaces a link that is gone, for ever.
-func (p *Publisher) keepConnected(ctx context.Context) {
-	for attempt := 0; ctx.Err() == nil; {
-		p.mu.Lock()
-		l, c, due := p.link, p.config, p.retry
-		p.mu.Unlock()
-		if l != nil {
-			attempt = 0
-			if !reflect.DeepEqual(l.declared, c.Topology) {
-				p.declare(l, c.Topology)
-			}
-			select {
-			case <-l.gone:
-				p.lost(l)
-			case <-p.changed:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		timer := time.NewTimer(time.Until(due))
-		select {
-		case <-timer.C:
-		case <-p.changed:
-			attempt = 0
-			timer.Stop()
-			continue
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-		l, err := p.connect(ctx, c)
-		if err != nil {
-			attempt++
-			p.failed(err, backoff(attempt))
-			continue
-		}
-		p.adopt(l, c)
-	}
-}
+	amqp "github.com/rabbitmq/amqp091-go"
+)
 
 // backoff is exponential with full jitter: from 200 ms to 5 s in about the first minute, to 30 s later.
 func backoff(attempt int) time.Duration {
@@ -62,13 +23,28 @@ func backoff(attempt int) time.Duration {
 	return time.Duration(rand.Int64N(int64(ceiling)))
 }
 
-// connect tries every URL of c once, in turn, and declares the topology on the first that answers.
-func (p *Publisher) connect(ctx context.Context, c *config.AMQP) (*link, error) {
+// pause is how long to wait after an attempt that err ended. Who is refused for his password comes back slowly: some brokers
+// lock him out, and only a person can mend it.
+func pause(attempt int, err error) time.Duration {
+	const slowly = 5 * time.Second
+	if refusal, ok := errors.AsType[*amqp.Error](err); ok && refusal.Code == amqp.AccessRefused {
+		return slowly + backoff(attempt)
+	}
+	return backoff(attempt)
+}
+
+// connect tries every URL of c once, in turn; the second connection tries first the one that answered last.
+func (p *Publisher) connect(ctx context.Context, c *config.AMQP, n *line) (*link, error) {
 	err := errors.New("amqp.urls names no broker")
-	for _, url := range c.URLs {
+	first := 0
+	if n.lazy() {
+		first = int(p.answered.Load())
+	}
+	for i := range c.URLs {
+		at := (first + i) % len(c.URLs)
 		var l *link
-		if l, err = dial(ctx, c, url, p.blocked); err == nil {
-			p.declare(l, c.Topology)
+		if l, err = dial(ctx, c, c.URLs[at], "lsmtpd "+n.name, n.blocked); err == nil {
+			p.answered.Store(int32(at))
 			return l, nil
 		}
 		if ctx.Err() != nil {
@@ -78,119 +54,15 @@ func (p *Publisher) connect(ctx context.Context, c *config.AMQP) (*link, error) 
 	return nil, err
 }
 
-// declare declares t and logs what the broker refuses of it.
-func (p *Publisher) declare(l *link, t config.Topology) {
-	l.declared = t
-	for _, fault := range declare(l, t) {
-		p.log.Warn("topology not as configured", "broker", l.broker, "error", fault)
-	}
-}
-
-// lost forgets a link that is gone.
-func (p *Publisher) lost(l *link) {
-	err := l.why()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.link != l {
-		return
-	}
-	p.link, p.retry = nil, time.Now()
-	p.told = map[string]bool{}
-	p.set(err)
-	p.log.Warn("broker lost: mail is spooled until it is back", "broker", l.broker, "error", err)
-	p.queue.wake()
-}
-
-// failed notes an attempt in vain. A state is one line in the log, not one for each attempt; but what waiting does not mend is
-// told too, once for each time that the broker is away.
-func (p *Publisher) failed(err error, pause time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.retry = time.Now().Add(pause)
-	p.set(err)
-	if fault := lasting(err); fault != "" && !p.told[fault] {
-		p.told[fault] = true
-		p.log.Error("broker still away: "+fault, "error", err)
-		return
-	}
-	p.log.Debug("broker still away", "error", err, "retry_in_ms", pause.Milliseconds())
-}
-
-// lasting is what keeps us from a broker that is there, "" where there seems to be none.
-func lasting(err error) string {
-	if e, ok := errors.AsType[*awayError](err); ok && e.there {
-		return "it " + e.reason
-	}
-	return ""
-}
-
-// adopt makes l the link, unless the configuration it was made from is no longer in force.
-func (p *Publisher) adopt(l *link, c *config.AMQP) {
-	p.mu.Lock()
-	if p.config != c || p.link != nil {
-		p.mu.Unlock()
-		l.close()
-		return
-	}
-	p.use(l)
-	p.mu.Unlock()
-}
-
-// use makes l the link to publish on. The caller holds mu.
-func (p *Publisher) use(l *link) {
-	p.link = l
-	p.set(l.refusing())
-	select {
-	case unseen := <-p.links:
-		p.retire(unseen)
-	default:
-	}
-	p.links <- l
-	p.log.Info("broker connected", "broker", l.broker)
-	p.exchanges.probeNow()
-}
-
-// blocked is told when the broker stops or begins again to take mail from l.
-func (p *Publisher) blocked(l *link, reason string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.link != l {
-		return
-	}
-	p.set(l.refusing())
-	if reason != "" {
-		p.log.Warn("broker blocked: mail is spooled until it takes mail again", "broker", l.broker, "reason", reason)
-		p.queue.wake()
-		return
-	}
-	p.log.Info("broker unblocked", "broker", l.broker)
-}
-
-// retire closes l after its last confirm, at the latest after the confirm timeout it was made with.
-func (p *Publisher) retire(l *link) {
-	p.retiring.Go(func() {
-		done := make(chan struct{})
-		go func() {
-			l.unconfirmed.Wait()
-			close(done)
-		}()
-		timer := time.NewTimer(l.patience)
-		defer timer.Stop()
-		select {
-		case <-done:
-		case <-timer.C:
-		case <-l.gone:
-		}
-		l.close()
-	})
-}
-
 // Change is a configuration of the broker that is prepared: connected where that was possible.
 type Change struct {
 	publisher *Publisher
 	config    *config.AMQP
 	link      *link // nil where the running one stays, or none answered
 	keep      bool  // the running link stays
+	verified  bool  // exchanges and answers are to be put in force
+	exchanges []string
+	answers   map[string]error
 	Warning   error // the broker does not answer, and the mail will be spooled
 }
 
@@ -203,7 +75,7 @@ const startPatience = 500 * time.Millisecond
 // now either: then it is the Change's Warning.
 func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error) {
 	p.mu.Lock()
-	old, working := p.config, p.link != nil
+	old, working := p.config, p.live.link != nil
 	p.mu.Unlock()
 	change := &Change{publisher: p, config: c}
 	if old != nil && sameBroker(old, c) {
@@ -216,7 +88,7 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	l, err := p.connect(limited, c)
+	l, err := p.connect(limited, c, p.live.line)
 	switch {
 	case err == nil:
 		change.link = l
@@ -228,25 +100,63 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	return change, nil
 }
 
+// Verify declares the topology and asks the broker for the exchanges that mail will go to, before Commit. It waits a second at
+// most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail goes
+// by the second connection until they are. Without it each exchange is verified when its first mail comes.
+func (c *Change) Verify(exchanges []string) []error {
+	p := c.publisher
+	c.verified, c.exchanges = true, exchanges
+	l := c.link
+	if c.keep {
+		l = p.live.current()
+	}
+	if l == nil || l.broken() || l.refusing() != nil {
+		return nil // they are verified when it takes mail
+	}
+	c.answers = p.survey(l, c.config.Topology, p.exchanges.questions(append([]string{}, exchanges...)))
+	problems := l.topologyFaults()
+	for _, name := range exchanges {
+		err, answered := c.answers[name]
+		refusal, refused := errors.AsType[*amqp.Error](err)
+		switch {
+		case !answered:
+			problems = append(problems, fmt.Errorf("exchange %q is not verified yet", name))
+		case refused:
+			problems = append(problems, fmt.Errorf("exchange %q is unusable: %s", name, refusal.Reason))
+		}
+	}
+	return problems
+}
+
 // Commit puts the change in force.
 func (c *Change) Commit() {
 	p := c.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config = c.config
-	p.queue.resize(c.config.Buffer)
-	switch {
-	case c.link != nil:
-		p.use(c.link)
-	case !c.keep:
-		p.retry = time.Now().Add(backoff(1))
-		p.told = map[string]bool{lasting(c.Warning): true}
-		p.set(c.Warning)
+	for _, l := range p.lanes() {
+		l.queue.resize(c.config.Buffer)
+		if c.keep && l.link == nil {
+			l.retry = time.Time{} // a reload tries at once
+		}
+	}
+	if c.link != nil {
+		p.live.use(c.link)
+	}
+	if !c.keep {
+		p.bulk.drop()
+	}
+	if !c.keep && c.link == nil {
+		p.live.retry = time.Now().Add(backoff(1))
+		p.live.told = map[string]bool{lasting(c.Warning): true}
+		p.live.set(c.Warning)
 		p.log.Warn("broker away: mail is spooled until it is back", "error", c.Warning)
 	}
-	select {
-	case p.changed <- struct{}{}:
-	default:
+	if c.verified {
+		p.exchanges.configure(c.exchanges, c.answers)
+	}
+	for _, l := range p.lanes() {
+		signal(l.changed)
 	}
 }
 

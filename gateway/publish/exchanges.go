@@ -2,8 +2,10 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,98 +16,189 @@ import (
 const (
 	probeSoonest = 5 * time.Second
 	probeLatest  = 5 * time.Minute
+	maxLearned   = 10_000 // exchanges that are known without being configured: a template makes them
 )
 
-// exchanges knows those that are missing or forbidden, so that one tenant's mistake does not close the channel again and
-// again for everybody. Each is probed on a channel of its own until it works.
+// exchanges knows which may be published to. Those that are missing or forbidden are in quarantine, so that one tenant's mistake
+// does not close the channel again and again for everybody; each is asked for again until it works.
 type exchanges struct {
 	log  *slog.Logger
 	wake chan struct{}
 
 	// guarded by mu
-	mu   sync.Mutex
-	shut map[string]*quarantine
+	mu    sync.RWMutex
+	known map[string]*exchange
 }
 
-type quarantine struct {
-	err   error
-	code  int // amqp.NotFound or amqp.AccessRefused
-	pause time.Duration
-	next  time.Time
+// exchange is what is known of one. The zero value is not verified yet.
+type exchange struct {
+	configured bool
+	usable     bool
+	err        error // why it is in quarantine
+	code       int   // of err: amqp.NotFound or amqp.AccessRefused
+	pause      time.Duration
+	next       time.Time // when it is asked for again, where it is not usable
 }
 
 func newExchanges(log *slog.Logger) *exchanges {
-	return &exchanges{log: log, wake: make(chan struct{}, 1), shut: map[string]*quarantine{}}
+	return &exchanges{log: log, wake: make(chan struct{}, 1), known: map[string]*exchange{}}
+}
+
+// ask tells whether the exchange is verified, and why nothing may be published to it: nil where it may. One that was never heard of
+// is verified from now on. The default exchange is always there, but it may be forbidden.
+func (e *exchanges) ask(name string) (verified bool, err error) {
+	e.mu.RLock()
+	x := e.known[name]
+	if x != nil {
+		verified, err = x.usable, x.err
+	}
+	e.mu.RUnlock()
+	if x != nil || name == "" {
+		return verified || name == "" && err == nil, err
+	}
+	e.mu.Lock()
+	if e.known[name] == nil && len(e.known) < maxLearned {
+		e.known[name] = &exchange{}
+	}
+	e.mu.Unlock()
+	e.look()
+	return false, nil
 }
 
 // fault tells why nothing may be published to the exchange: nil where it may.
 func (e *exchanges) fault(name string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if q := e.shut[name]; q != nil {
-		return q.err
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if x := e.known[name]; x != nil {
+		return x.err
 	}
 	return nil
 }
 
-// blame quarantines the exchange that err, the reason for closing a channel, names. It tells whether it names one.
-func (e *exchanges) blame(err *amqp.Error) bool {
-	if err == nil || err.Code != amqp.NotFound && err.Code != amqp.AccessRefused {
+// configure replaces the exchanges that are configured. answers are what the broker said of them, see survey.
+func (e *exchanges) configure(names []string, answers map[string]error) {
+	e.mu.Lock()
+	old := e.known
+	e.known = make(map[string]*exchange, len(names))
+	for _, name := range names {
+		x := old[name]
+		if x == nil {
+			x = &exchange{}
+		}
+		x.configured = true
+		e.known[name] = x
+	}
+	e.mu.Unlock()
+	e.note(answers)
+}
+
+// renew forgets what another connection's broker said, but for quarantines, and takes answers instead.
+func (e *exchanges) renew(answers map[string]error) {
+	e.mu.Lock()
+	for _, x := range e.known {
+		x.usable, x.pause, x.next = false, 0, time.Time{}
+	}
+	e.mu.Unlock()
+	e.note(answers)
+}
+
+// note takes what the broker said of exchanges: nil, or a refusal.
+func (e *exchanges) note(answers map[string]error) {
+	e.mu.Lock()
+	for name, err := range answers {
+		e.answer(name, err)
+	}
+	e.mu.Unlock()
+	e.look()
+}
+
+// answer is note for one exchange. The caller holds mu.
+func (e *exchanges) answer(name string, err error) {
+	x := e.known[name]
+	if x == nil {
+		x = &exchange{}
+		e.known[name] = x
+	}
+	refusal, refused := errors.AsType[*amqp.Error](err)
+	switch {
+	case err == nil:
+		if x.err != nil {
+			e.log.Info("exchange usable again", "exchange", name)
+		}
+		*x = exchange{configured: x.configured, usable: true}
+	case refused && (refusal.Code == amqp.NotFound || refusal.Code == amqp.AccessRefused):
+		if x.err == nil {
+			e.log.Warn("exchange unusable: mail for it is not published until it works", "exchange", name, "error", refusal.Reason)
+		}
+		x.pause = min(max(2*x.pause, probeSoonest), probeLatest)
+		x.usable, x.code, x.next = false, refusal.Code, time.Now().Add(x.pause)
+		x.err = fmt.Errorf("exchange %q: %s", name, refusal.Reason)
+	default: // the question was lost
+		x.next = time.Now().Add(probeSoonest)
+	}
+}
+
+// blame puts the exchange that reason, for which the broker closed a channel, names into quarantine. It tells whether it names one.
+func (e *exchanges) blame(reason *amqp.Error) bool {
+	if reason == nil || reason.Code != amqp.NotFound && reason.Code != amqp.AccessRefused {
 		return false
 	}
-	name, ok := culprit(err.Reason)
+	name, ok := culprit(reason.Reason)
 	if !ok {
 		return false
 	}
 	e.mu.Lock()
-	if e.shut[name] == nil {
-		e.shut[name] = &quarantine{
-			err: fmt.Errorf("exchange %q: %s", name, err.Reason), code: err.Code,
-			pause: probeSoonest, next: time.Now().Add(probeSoonest),
-		}
-		e.log.Warn("exchange unusable: mail for it is not published until it works",
-			"exchange", name, "error", err.Reason)
+	x := e.known[name]
+	if x == nil || x.err == nil { // everybody who was in doubt tells it
+		e.answer(name, reason)
 	}
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.look()
 	return true
 }
 
-// culprit finds the exchange in a reason like "NOT_FOUND - no exchange 'x' in vhost '/'". The name may hold quotes itself.
+// culprit finds the exchange in a reason like "NOT_FOUND - no exchange 'x' in vhost '/'". The name may hold quotes itself, and so
+// may the routing key that a refused topic permission tells before it.
 func culprit(reason string) (string, bool) {
 	if strings.Contains(reason, "default exchange") {
 		return "", true
 	}
-	_, rest, ok := strings.Cut(reason, "exchange '")
-	if !ok {
+	end := strings.LastIndex(reason, "' in vhost '")
+	begin := strings.Index(reason, "exchange '")
+	if strings.Contains(reason, "access to topic '") && end >= 0 {
+		begin = strings.LastIndex(reason[:end], "' in exchange '") + len("' in ")
+	}
+	if begin += len("exchange '"); end < begin || begin < len("exchange '") {
 		return "", false
 	}
-	end := strings.LastIndex(rest, "' in vhost '")
-	if end < 0 {
-		return "", false
+	name := reason[begin:end]
+	if name == "amq.default" {
+		name = "" // as it is called in permissions
 	}
-	return rest[:end], true
+	return name, true
 }
 
-// names returns the exchanges in quarantine and why.
-func (e *exchanges) names() map[string]string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := map[string]string{}
-	for name, q := range e.shut {
-		out[name] = q.err.Error()
+// unusable returns the exchanges in quarantine and why, and those that are not verified yet.
+func (e *exchanges) unusable() (shut map[string]string, unverified []string) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	shut = map[string]string{}
+	for name, x := range e.known {
+		switch {
+		case x.err != nil && len(shut) < maxListed:
+			shut[name] = x.err.Error()
+		case x.err == nil && !x.usable && len(unverified) < maxListed:
+			unverified = append(unverified, name)
+		}
 	}
-	return out
+	slices.Sort(unverified)
+	return shut, unverified
 }
 
-// run probes until ctx ends, on the link that current returns; nil is none.
+// run verifies what is not usable until ctx ends, on the link that current returns; nil is none.
 func (e *exchanges) run(ctx context.Context, current func() *link) {
 	for {
-		wait := e.untilNext()
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(e.untilNext())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -116,7 +209,10 @@ func (e *exchanges) run(ctx context.Context, current func() *link) {
 		case <-timer.C:
 		}
 		if l := current(); l != nil && !l.broken() && l.refusing() == nil {
-			e.probeDue(l)
+			l.ask(e.due(), func(name string, err error) bool {
+				e.note(map[string]error{name: err})
+				return ctx.Err() == nil
+			})
 		} else {
 			e.postpone()
 		}
@@ -124,11 +220,13 @@ func (e *exchanges) run(ctx context.Context, current func() *link) {
 }
 
 func (e *exchanges) untilNext() time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.mu.RLock()
+	defer e.mu.RUnlock()
 	wait := probeLatest
-	for _, q := range e.shut {
-		wait = min(wait, max(time.Until(q.next), 0))
+	for _, x := range e.known {
+		if !x.usable {
+			wait = min(wait, max(time.Until(x.next), 0))
+		}
 	}
 	return wait
 }
@@ -136,72 +234,55 @@ func (e *exchanges) untilNext() time.Duration {
 func (e *exchanges) postpone() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, q := range e.shut {
-		q.next = time.Now().Add(probeSoonest)
+	for _, x := range e.known {
+		x.next = time.Now().Add(probeSoonest)
 	}
 }
 
-// probeNow makes every quarantined exchange due.
+// probeNow makes every exchange due that is not usable.
 func (e *exchanges) probeNow() {
 	e.mu.Lock()
-	for _, q := range e.shut {
-		q.next, q.pause = time.Now(), probeSoonest
+	for _, x := range e.known {
+		x.next, x.pause = time.Time{}, 0
 	}
 	e.mu.Unlock()
+	e.look()
+}
+
+func (e *exchanges) look() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (e *exchanges) probeDue(l *link) {
-	for name, code := range e.due() {
-		err := probe(l, name, code)
-		if l.broken() {
-			return
-		}
-		e.mu.Lock()
-		if err == nil {
-			delete(e.shut, name)
-			e.log.Info("exchange usable again", "exchange", name)
-		} else if q := e.shut[name]; q != nil {
-			q.pause = min(2*q.pause, probeLatest)
-			q.next = time.Now().Add(q.pause)
-		}
-		e.mu.Unlock()
-	}
-}
-
-// due returns the exchanges to probe now, and the code that shut each.
-func (e *exchanges) due() map[string]int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	due := map[string]int{}
-	for name, q := range e.shut {
-		if !time.Now().Before(q.next) {
-			due[name] = q.code
+// due returns the exchanges to ask for now, as questions.
+func (e *exchanges) due() []question {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var due []question
+	for name, x := range e.known {
+		if !x.usable && !time.Now().Before(x.next) {
+			due = append(due, question{name, x.code == amqp.AccessRefused})
 		}
 	}
 	return due
 }
 
-// probe tells whether the exchange works, on a channel that the answer may close. A passive declare tells whether it exists;
-// whether we may write to it, only a publish does: one with an invalid expiration is answered by 406 and routes nothing.
-func probe(l *link, name string, code int) error {
-	ch, err := l.amqp.Channel()
-	if err != nil {
-		return err
+// questions returns all of names as questions; without names, of the exchanges that are known.
+func (e *exchanges) questions(names []string) []question {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	all := make([]question, 0, max(len(names), len(e.known)))
+	for _, name := range names {
+		x := e.known[name]
+		all = append(all, question{name, x != nil && x.code == amqp.AccessRefused})
 	}
-	defer ch.Close()
-	if code == amqp.NotFound {
-		return ch.ExchangeDeclarePassive(name, amqp.ExchangeDirect, false, false, false, false, nil)
+	if names != nil {
+		return all
 	}
-	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
-	if err := ch.Publish(name, "lsmtpd.probe", false, false, amqp.Publishing{Expiration: "invalid"}); err != nil {
-		return err
+	for name, x := range e.known {
+		all = append(all, question{name, x.code == amqp.AccessRefused})
 	}
-	if err := <-closed; err != nil && err.Code != amqp.PreconditionFailed {
-		return err
-	}
-	return nil
+	return all
 }

@@ -1,112 +1,218 @@
 package publish
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"sync"
-
-	"lsmtpd/gateway/mail"
+	"slices"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// lane is one AMQP channel in confirm mode. It does nothing but publish: any RPC beside publishes would end the connection.
+// maxOld is how many worn channels a lane keeps to hear their last confirms: closed before, they would end the connection.
+const maxOld = 4
+
+// lane is one way to the broker: a queue, and one goroutine that publishes what is in it on one channel. It goes on across reloads
+// and reconnections; links come and go.
 type lane struct {
-	link   *link
-	ch     *amqp.Channel
-	closed chan *amqp.Error // the broker's reason, once; closed with the channel
+	*line
+	queue  *queue
+	window *window
 
-	// guarded by mu
-	mu       sync.Mutex
-	returns  chan amqp.Return
-	returned map[string]returned // by message-id, until the acks are seen
+	// owned by run
+	on      *link      // the newest; nil before the first
+	channel *channel   // nil where it must be opened
+	aside   *channel   // for messages that are to be alone; nil where it must be opened
+	old     []*channel // worn
+	ticket  *Ticket    // taken from the queue and not published yet
 }
 
-// returned counts the returns of one message-id, because it may be published again before its first ack: a return stands for one
-// ack, whichever of them is seen first.
-type returned struct {
-	times  int
-	reason string
+func newLane(p *Publisher, name string) *lane {
+	q := newQueue(1)
+	return &lane{line: newLine(p, name), queue: q, window: newWindow(q.wake)}
 }
 
-// openLane opens a channel on l.
-func openLane(l *link) (*lane, error) {
-	ch, err := l.amqp.Channel()
-	if err != nil {
-		return nil, fmt.Errorf("open a channel: %w", err)
-	}
-	if err := ch.Confirm(false); err != nil {
-		return nil, fmt.Errorf("put the channel in confirm mode: %w", err)
-	}
-	return &lane{
-		link:     l,
-		ch:       ch,
-		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
-		returns:  ch.NotifyReturn(make(chan amqp.Return, 2*windowMessages)),
-		returned: map[string]returned{},
-	}, nil
-}
-
-// publish hands t to the broker: persistent, mandatory. The octets of t are free afterwards.
-func (l *lane) publish(t *Ticket) (*amqp.DeferredConfirmation, error) {
-	d := t.delivery
-	return l.ch.PublishWithDeferredConfirm(d.Exchange, d.RoutingKey, true, false, amqp.Publishing{
-		Headers:      t.headers,
-		ContentType:  d.ContentType(),
-		DeliveryMode: amqp.Persistent,
-		MessageId:    t.id,
-		Timestamp:    d.Envelope.ReceivedAt,
-		Type:         mail.Type,
-		AppId:        mail.AppID,
-		Body:         t.payload,
-	})
-}
-
-// outcome tells what became of the message id, whose confirmation dc is done. A return comes before its ack on the wire, and
-// the library's reader has put it into returns by then, so the channel is drained here, when the ack is seen.
-func (l *lane) outcome(id string, dc *amqp.DeferredConfirmation) Result {
-	acked := dc.Acked()
-	l.mu.Lock()
-	l.drain()
-	back := l.take(id)
-	l.mu.Unlock()
-	switch {
-	case acked && back != "":
-		return Result{Outcome: Returned, Err: errors.New(back)}
-	case acked:
-		return Result{Outcome: Confirmed}
-	case l.ch.IsClosed():
-		return Result{Outcome: InDoubt, Err: errors.New("the channel closed before the broker confirmed")}
-	}
-	return Result{Outcome: Rejected, Err: errors.New("the broker answered basic.nack")}
-}
-
-// take returns the reason of one return of the message id, "" where there is none. The caller holds mu.
-func (l *lane) take(id string) (reason string) {
-	r, ok := l.returned[id]
-	if !ok {
-		return ""
-	}
-	if r.times--; r.times == 0 {
-		delete(l.returned, id)
-	} else {
-		l.returned[id] = r
-	}
-	return r.reason
-}
-
-// drain counts the returns that have come. The caller holds mu.
-func (l *lane) drain() {
+// run publishes until ctx ends. What is queued then is given up.
+func (l *lane) run(ctx context.Context) {
 	for {
+		wait := l.step()
+		if wait == nil {
+			continue
+		}
+		if l.on != nil {
+			l.on.conn.uncork()
+		}
+		var closing <-chan *amqp.Error
+		if l.channel != nil {
+			closing = l.channel.closing
+		}
 		select {
-		case r, open := <-l.returns:
-			if !open {
-				return
+		case <-wait:
+		case reason := <-closing:
+			l.channel.heard(reason)
+			l.closed()
+		case to := <-l.links:
+			l.change(to)
+		case <-ctx.Done():
+			for l.ticket != nil || l.take(nil) {
+				l.giveUp(Result{Unavailable, errors.New("the gateway is stopping")})
 			}
-			reason := fmt.Sprintf("returned: %d %s", r.ReplyCode, r.ReplyText)
-			l.returned[r.MessageId] = returned{l.returned[r.MessageId].times + 1, reason}
-		default:
 			return
 		}
+	}
+}
+
+// take takes the next ticket from the queue, and tells whether there is one.
+func (l *lane) take(w *window) bool {
+	l.ticket = l.queue.take(w)
+	return l.ticket != nil
+}
+
+// step does the next thing that needs no waiting. It returns nil, or what to wait for: more to publish, or room in the window.
+func (l *lane) step() (wait <-chan struct{}) {
+	if len(l.links) > 0 {
+		l.change(<-l.links)
+		return nil
+	}
+	away := l.refusing()
+	w := l.window
+	if away != nil {
+		w = nil // it is only to be given up
+	}
+	if l.ticket == nil && !l.take(w) {
+		return l.queue.ready
+	}
+	t := l.ticket
+	switch fault := l.publisher.exchanges.fault(t.delivery.Exchange); {
+	case away != nil:
+		l.giveUp(Result{Unavailable, away})
+		return nil
+	case fault != nil:
+		l.giveUp(Result{Returned, fault})
+		return nil
+	case !t.probe && l.publisher.breakers.shut(destinationOf(t.delivery)):
+		l.giveUp(Result{Rejected, errBreaker})
+		return nil
+	}
+	if l.on == nil || l.on.broken() {
+		return l.unconnected()
+	}
+	c, err := l.open(t)
+	if err != nil {
+		l.giveUp(Result{Unavailable, err})
+		return nil
+	}
+	l.publish(c)
+	return nil
+}
+
+// unconnected has the ticket wait where the lane connects when needed; otherwise it is given up.
+func (l *lane) unconnected() (wait <-chan struct{}) {
+	if len(l.links) > 0 {
+		return nil // it came just now
+	}
+	if l.lazy() {
+		l.want()
+		return l.queue.ready
+	}
+	l.giveUp(Result{Unavailable, errors.New("not connected yet")})
+	return nil
+}
+
+// open returns the channel to publish t on.
+func (l *lane) open(t *Ticket) (c *channel, err error) {
+	at := &l.channel
+	if t.hunt != nil {
+		at = &l.aside
+		if l.aside != nil && l.aside.ch.IsClosed() {
+			l.aside = nil
+		}
+	}
+	if c := l.channel; c != nil && c.worn(time.Now()) {
+		l.retireChannel(c)
+	}
+	if *at != nil {
+		return *at, nil
+	}
+	l.on.conn.uncork()
+	*at, err = openChannel(l.on)
+	return *at, err
+}
+
+// retireChannel lets c end after its last confirm, and the next one be opened, unless there are too many such.
+func (l *lane) retireChannel(c *channel) {
+	l.old = slices.DeleteFunc(l.old, func(c *channel) bool {
+		done := c.idle()
+		if done {
+			l.publisher.retiring.Go(func() { c.ch.Close() })
+		}
+		return done || c.ch.IsClosed()
+	})
+	if len(l.old) < maxOld {
+		l.old, l.channel = append(l.old, c), nil
+	}
+}
+
+// publish hands the ticket to the broker. Where the channel closes first, the ticket stays for the next one.
+func (l *lane) publish(c *channel) {
+	t := l.ticket
+	l.on.conn.cork()
+	now := time.Now()
+	s := sent{channel: c, at: now, age: c.age(now)}
+	s.age.unconfirmed.Add(1)
+	c.link.unconfirmed.Add(1)
+	var err error
+	if s.dc, err = c.publish(t); err == nil {
+		l.ticket = nil
+		t.free()
+		t.sent <- s
+		return
+	}
+	s.dc = nil
+	s.settled()
+	if !c.ch.IsClosed() {
+		l.giveUp(Result{Rejected, fmt.Errorf("not an AMQP message: %w", err)})
+		return
+	}
+	if c == l.channel {
+		c.heard(<-c.closing)
+		l.closed()
+	}
+	if !errors.Is(err, amqp.ErrClosed) {
+		// The socket failed, and some of it may have been written.
+		l.giveUp(Result{InDoubt, err})
+	}
+}
+
+func (l *lane) giveUp(r Result) {
+	l.ticket.giveUp(r)
+	l.ticket = nil
+}
+
+// closed notes that the broker closed the channel, and opens the next one: whoever was in doubt publishes again on that.
+func (l *lane) closed() {
+	c := l.channel
+	l.channel = nil
+	if l.on.broken() {
+		return
+	}
+	if reason := c.why(); !l.publisher.exchanges.blame(reason) {
+		l.publisher.log.Warn("the broker closed the publish channel: what was unconfirmed is published again",
+			"lane", l.name, "error", reason)
+	}
+	l.on.conn.uncork()
+	l.channel, _ = openChannel(l.on) // its error is met again by the next ticket
+}
+
+// change publishes on to from now; nil is none. The old link closes after its last confirm.
+func (l *lane) change(to *link) {
+	if old := l.on; old != nil {
+		old.conn.uncork()
+		l.publisher.retire(old)
+	}
+	l.on, l.channel, l.aside, l.old = to, nil, nil, nil
+	if to != nil {
+		l.channel, _ = openChannel(to) // its error is met again by the next ticket
 	}
 }

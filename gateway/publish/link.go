@@ -28,17 +28,19 @@ type link struct {
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks ("")
 	unconfirmed sync.WaitGroup               // published, and no result yet
 	patience    time.Duration                // longest wait for those when the link is retired
-	declared    config.Topology              // owned by the publisher's keepConnected, after dial
+	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
 
 	// guarded by mu
-	mu    sync.Mutex
-	cause error         // why it is gone; nil for our own close
-	block string        // the broker's reason while it is blocked
-	stall chan struct{} // closed while the broker is blocked
+	mu       sync.Mutex
+	cause    error            // why it is gone; nil for our own close
+	block    string           // the broker's reason while it is blocked
+	stall    chan struct{}    // closed while the broker is blocked
+	declared *config.Topology // nil before the first
+	faults   []error          // what the broker refused of it
 }
 
-// dial connects to one URL within c.ConnectTimeout.
-func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, string)) (*link, error) {
+// dial connects to one URL within c.ConnectTimeout, under a name for the broker's operators.
+func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*link, string)) (*link, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
 		return nil, errors.New("not an AMQP URL") // the URL may hold a password
@@ -50,12 +52,18 @@ func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, st
 		stall:    make(chan struct{}),
 		patience: c.ConfirmTimeout,
 	}
-	if l.amqp, err = amqp.DialConfig(url, l.settings(ctx, c)); err != nil {
+	settings, err := l.settings(ctx, c, uri)
+	if err != nil {
+		return nil, &awayError{broker: l.broker, reason: "is not asked: " + err.Error(), there: true, err: err}
+	}
+	settings.Properties.SetClientConnectionName(name)
+	if l.amqp, err = amqp.DialConfig(url, settings); err != nil {
 		onWire := ctx.Err() // it cuts the handshake
 		if l.conn != nil && onWire == nil {
 			onWire = l.conn.failure()
 		}
 		if l.conn != nil {
+			l.conn.unbind()
 			l.conn.Close()
 		}
 		return nil, away(l.broker, err, onWire)
@@ -67,8 +75,8 @@ func dial(ctx context.Context, c *config.AMQP, url string, notify func(*link, st
 	return l, nil
 }
 
-// settings are fresh for each attempt: the library changes what it is given.
-func (l *link) settings(ctx context.Context, c *config.AMQP) amqp.Config {
+// settings are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
+func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp.Config, error) {
 	settings := amqp.Config{
 		Heartbeat:  c.Heartbeat,
 		Properties: amqp.NewConnectionProperties(),
@@ -86,11 +94,13 @@ func (l *link) settings(ctx context.Context, c *config.AMQP) amqp.Config {
 			return l.conn, err
 		},
 	}
-	settings.Properties.SetClientConnectionName("lsmtpd")
-	if c.Username != "" {
-		settings.SASL = []amqp.Authentication{&amqp.PlainAuth{Username: c.Username, Password: c.Password}}
+	settings.SASL = credentials(c, uri)
+	if uri.Scheme != "amqps" {
+		return settings, nil
 	}
-	return settings
+	var err error
+	settings.TLSClientConfig, err = clientTLS(c.TLS)
+	return settings, err
 }
 
 // sameBroker tells whether a and b lead to the same connection.
@@ -145,6 +155,13 @@ func (l *link) refusing() error {
 		return fmt.Errorf("broker %s blocked: %s", l.broker, l.block)
 	}
 	return nil
+}
+
+// topologyFaults is what the broker refused of the topology.
+func (l *link) topologyFaults() []error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.faults)
 }
 
 // why tells why the connection is gone.

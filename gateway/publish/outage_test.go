@@ -145,7 +145,8 @@ func TestABrokerThatAcceptsAndStaysSilentIsGivenUpAndSoIsAnAttemptWhoseContextEn
 }
 
 func connectOnce(ctx context.Context, c *config.AMQP) (*link, error) {
-	return New(slog.New(slog.DiscardHandler)).connect(ctx, c)
+	p := New(slog.New(slog.DiscardHandler))
+	return p.connect(ctx, c, p.live.line)
 }
 
 func TestAnOutageIsALineAndWhatWaitingDoesNotMendIsTold(t *testing.T) {

@@ -2,8 +2,6 @@ package publish
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -36,21 +34,31 @@ func settings(url string) *config.AMQP {
 	}
 }
 
-// start runs a Publisher with the broker at url until t ends.
-func start(t testing.TB, c *config.AMQP) *Publisher {
+// start runs a Publisher with the broker that c names until t ends. It has verified the exchanges.
+func start(t testing.TB, c *config.AMQP, exchanges ...string) *Publisher {
 	t.Helper()
 	p := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	change, err := p.Prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if change.Warning != nil {
+		t.Fatal(change.Warning)
+	}
+	change.Verify(exchanges)
 	change.Commit()
+	runUntilEnd(t, p)
+	return p
+}
+
+func runUntilEnd(t testing.TB, p *Publisher) {
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { p.Run(ctx) })
 	t.Cleanup(func() { stop(); running.Wait() })
-	return p
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // delivery is a mail to exchange that nobody else holds.
 func delivery(exchange, key string) *mail.Delivery {
@@ -279,35 +287,6 @@ func TestPausesBetweenAttemptsGrowAndStayBounded(t *testing.T) {
 	}
 }
 
-func BenchmarkPublish(b *testing.B) {
-	broker := rabbit.Shared(b)
-	inbox := rabbit.Queue(b, broker.URL())
-	p := start(b, settings(broker.URL()))
-	for _, senders := range []int{1, 128} {
-		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
-			b.ReportAllocs()
-			var running sync.WaitGroup
-			turns := make(chan struct{}, b.N)
-			for range b.N {
-				turns <- struct{}{}
-			}
-			close(turns)
-			for range senders {
-				running.Go(func() {
-					for range turns {
-						d := delivery(inbox.Name, "k")
-						if r := p.Submit(b.Context(), d).Wait(b.Context()); r.Outcome != Confirmed {
-							b.Error(r.Outcome, errors.Unwrap(r.Err))
-						}
-						d.Content.Release()
-					}
-				})
-			}
-			running.Wait()
-		})
-	}
-}
-
 func TestWhatAMQPCannotCarryIsRejectedHereAndTheConnectionLives(t *testing.T) {
 	broker := rabbit.Shared(t)
 	inbox := rabbit.Queue(t, broker.URL())
@@ -322,8 +301,8 @@ func TestWhatAMQPCannotCarryIsRejectedHereAndTheConnectionLives(t *testing.T) {
 			t.Errorf("%s: %v: %v", name, r.Outcome, r.Err)
 		}
 	}
-	before := p.current()
-	if r := p.Submit(t.Context(), delivery(inbox.Name, strings.Repeat("k", 255))).Wait(t.Context()); r.Outcome != Confirmed || p.current() != before {
+	before := p.live.current()
+	if r := p.Submit(t.Context(), delivery(inbox.Name, strings.Repeat("k", 255))).Wait(t.Context()); r.Outcome != Confirmed || p.live.current() != before {
 		t.Errorf("afterwards: %v: %v", r.Outcome, r.Err)
 	}
 }
@@ -352,7 +331,7 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 	for i := range late {
 		late[i] = make(chan Result, 1)
 		ticket := p.Submit(t.Context(), d)
-		until(t, 10*time.Second, func() bool { return p.window.len() == i+1 })
+		until(t, 10*time.Second, func() bool { return p.live.window.load().messages == i+1 })
 		if i == 1 {
 			cancel() // both are written
 		}
@@ -363,7 +342,7 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 			ticket.Late(func(r Result) { late[i] <- r })
 		}()
 	}
-	until(t, 10*time.Second, func() bool { return p.window.len() == 0 }) // given up
+	until(t, 10*time.Second, func() bool { return p.live.window.load().messages == 0 }) // given up
 	proxy.Thaw()
 	for i := range late {
 		if r := <-late[i]; r.Outcome != Returned {

@@ -2,10 +2,12 @@ package publish
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -34,6 +36,9 @@ func away(broker string, err, onWire error) *awayError {
 func explain(err, onWire error) (reason string, there bool) {
 	var told *amqp.Error
 	byName := errors.As(err, &told)
+	if reason := tlsReason(err); reason != "" {
+		return reason, true
+	}
 	switch {
 	case errors.Is(onWire, context.Canceled):
 		return "was not waited for", false
@@ -56,6 +61,26 @@ func explain(err, onWire error) (reason string, there bool) {
 		return wireReason(onWire), false
 	}
 	return wireReason(err), false
+}
+
+// tlsReason is why the two ends do not trust one another, "" where that is not the reason.
+func tlsReason(err error) string {
+	var notTLS tls.RecordHeaderError
+	var untrusted *tls.CertificateVerificationError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &notTLS):
+		return "does not speak TLS: is that its port for amqps?"
+	case errors.As(err, &untrusted):
+		return "shows a certificate that is not trusted: " + untrusted.Err.Error()
+	case errors.As(err, &alert):
+		return "refuses our side of TLS: " + alert.Error()
+	}
+	// In TLS 1.3 it comes after the handshake, and the client library keeps only its text.
+	if _, said, found := strings.Cut(err.Error(), "remote error: tls: "); found {
+		return "refuses our side of TLS: " + strings.TrimSuffix(said, `"`)
+	}
+	return ""
 }
 
 // wireReason is what a system call failed of.

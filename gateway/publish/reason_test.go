@@ -56,7 +56,7 @@ func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) 
 				settings.ConnectTimeout = 100 * time.Millisecond
 			}
 			for range 2 {
-				_, err := dial(t.Context(), settings, settings.URLs[0], nil)
+				_, err := dial(t.Context(), settings, settings.URLs[0], "test", nil)
 				if want := "broker " + c.addr + " " + c.reason; err == nil || err.Error() != want {
 					t.Errorf("error %v\nwant  %s", err, want)
 				}

@@ -1,10 +1,13 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
@@ -35,21 +38,28 @@ type Result struct {
 	Err     error
 }
 
-// maxRepublish is how often a delivery in doubt is published again while its session waits.
-const maxRepublish = 2
+const (
+	maxRepublish = 2       // how often a delivery in doubt is published again while its session waits
+	bulkOctets   = 1 << 20 // a larger payload goes by the bulk lane
+)
 
 // Ticket is one delivery's turn in the shared publish channel.
 type Ticket struct {
 	publisher *Publisher
 	delivery  *mail.Delivery
 	id        string // the delivery's, as AMQP carries it
+	patience  time.Duration
 	republish int
 	doubt     error        // of an earlier publish that may have arrived
+	suspected *hunt        // for the message that ended the channel of the last publish
 	turn      atomic.Int32 // turnWaiting, then turnTaken or turnGivenUp
 	windowed  atomic.Bool  // it has a place in the window
 	sent      chan sent    // one value for each submit
 
 	// owned by whoever has the turn
+	lane    *lane
+	probe   bool  // it finds out whether its destination confirms
+	hunt    *hunt // the ticket has its turn: it is published alone
 	headers amqp.Table
 	payload []byte
 	pooled  bool // payload is a memory.Buffer, else it is the content itself
@@ -69,33 +79,35 @@ const (
 	turnGivenUp
 )
 
-// sent is what the owner of the channel did with a ticket: published it on lane, or result.
+// sent is what a lane did with a ticket: published it on channel, or result.
 type sent struct {
-	lane   *lane
-	dc     *amqp.DeferredConfirmation
-	result Result
+	channel *channel
+	dc      *amqp.DeferredConfirmation
+	at      time.Time
+	age     *age
+	result  Result
+}
+
+// settled ends what publish began.
+func (s *sent) settled() {
+	s.age.unconfirmed.Add(-1)
+	s.channel.link.unconfirmed.Done()
 }
 
 // Submit queues d and returns at once when there is room, else when there is, or when ctx ends. It encodes in the caller's
-// goroutine. The caller must Wait for the ticket.
+// goroutine. What is replayed goes by the bulk lane. The caller must Wait for the ticket.
 func (p *Publisher) Submit(ctx context.Context, d *mail.Delivery) *Ticket {
 	t := &Ticket{publisher: p, delivery: d, id: d.ID.String(), sent: make(chan sent, 1)}
+	if by, limited := ctx.Deadline(); limited {
+		t.patience = time.Until(by)
+	}
 	t.submit(ctx)
 	return t
 }
 
 func (t *Ticket) submit(ctx context.Context) {
-	p := t.publisher
-	if err := p.refusing(); err != nil {
-		t.sent <- sent{result: Result{Unavailable, err}}
-		return
-	}
-	if err := p.exchanges.fault(t.delivery.Exchange); err != nil {
-		t.sent <- sent{result: Result{Returned, err}}
-		return
-	}
-	if err := t.delivery.Check(); err != nil {
-		t.sent <- sent{result: Result{Rejected, err}} // published, it would close the connection for everybody
+	if refusal := t.choose(); refusal.Err != nil {
+		t.sent <- sent{result: refusal}
 		return
 	}
 	if err := t.encode(ctx); err != nil {
@@ -103,13 +115,44 @@ func (t *Ticket) submit(ctx context.Context) {
 		return
 	}
 	t.turn.Store(turnWaiting)
-	if !p.queue.put(ctx, t) {
+	if !t.lane.queue.put(ctx, t) {
 		t.free()
 		t.sent <- sent{result: Result{Unavailable, errors.New("the publish channel was full until the confirm timeout")}}
 	}
 }
 
-// encode makes the payload, in memory that it may have to wait for: the mail's own is held already.
+// choose chooses the lane, or tells why t is not to be published now.
+func (t *Ticket) choose() (refusal Result) {
+	p, d := t.publisher, t.delivery
+	t.lane = p.live
+	if err := p.refusing(); err != nil {
+		return Result{Unavailable, err}
+	}
+	if err := d.Check(); err != nil {
+		return Result{Rejected, err} // published, it would close the connection for everybody
+	}
+	verified, err := p.exchanges.ask(d.Exchange)
+	if err != nil {
+		return Result{Returned, err}
+	}
+	if t.probe, err = p.breakers.fault(destinationOf(d)); err != nil {
+		return Result{Rejected, err}
+	}
+	replayed := !d.SpooledAt.IsZero()
+	if !verified || replayed || t.probe || t.hunt != nil || d.Size() > bulkOctets {
+		t.lane = p.bulk
+		if err := p.bulk.refusing(); err != nil {
+			return Result{Unavailable, err}
+		}
+	}
+	return Result{}
+}
+
+// listener is whose share of queue and window t takes.
+func (t *Ticket) listener() string { return t.delivery.Envelope.Listener }
+
+// encode is the one place where a payload comes into being, in memory that it may have to wait for: the mail's own is held
+// already. free is its end.
 func (t *Ticket) encode(ctx context.Context) error {
 	held := t.delivery.PayloadMemory()
 	if err := t.delivery.Content.Hold().Grow(ctx, held); err != nil {
@@ -134,8 +177,9 @@ func (t *Ticket) free() {
 	t.content = nil
 }
 
-// giveUp tells r to who waits, instead of publishing. Only the owner of the channel calls it.
+// giveUp tells r to who waits, instead of publishing. Only a lane calls it.
 func (t *Ticket) giveUp(r Result) {
+	t.leaveWindow()
 	t.free()
 	t.sent <- sent{result: r}
 }
@@ -149,18 +193,39 @@ func (t *Ticket) Wait(ctx context.Context) Result {
 			go t.follow()
 			return r
 		}
-		if r.Outcome == InDoubt && t.republish < maxRepublish && ctx.Err() == nil && t.publisher.refusing() == nil {
-			t.republish++
-			t.doubt = r.Err
-			t.submit(ctx)
-			continue
+		if r.Outcome != InDoubt || t.republish == maxRepublish || ctx.Err() != nil || t.publisher.refusing() != nil {
+			return t.settle(r)
 		}
-		return t.settle(r)
+		t.republish++
+		t.doubt = r.Err
+		if t.suspected != nil && t.suspected.begin(ctx) {
+			t.hunt = t.suspected
+		}
+		t.submit(ctx)
 	}
 }
 
 // await waits for one publish. It tells whether the result is the final one of that publish.
 func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
+	if t.hunt == nil {
+		return t.awaitSent(ctx)
+	}
+	alone, cancel := context.WithTimeout(ctx, huntPatience)
+	defer cancel()
+	r, known = t.awaitSent(alone)
+	culprit := known && r.Outcome == InDoubt && t.suspected != nil
+	t.hunt.end(culprit)
+	if known {
+		t.hunt = nil // else the lane may still look at it
+	}
+	if culprit {
+		// It was alone when the broker closed the channel.
+		r.Outcome, t.republish = Rejected, maxRepublish
+	}
+	return r, known
+}
+
+func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	var s sent
 	select {
 	case s = <-t.sent:
@@ -179,7 +244,7 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 		return t.confirmed(s), true
 	default:
 	}
-	stalled := s.lane.link.stalled()
+	stalled := s.channel.link.stalled()
 	select {
 	case <-s.dc.Done():
 		return t.confirmed(s), true
@@ -187,6 +252,9 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 		r = Result{InDoubt, errors.New("published, then the broker blocked the connection")}
 	case <-ctx.Done():
 		r = Result{InDoubt, errors.New("not confirmed within the confirm timeout")}
+		if t.hunt == nil && ctx.Err() == context.DeadlineExceeded && time.Since(s.at) >= t.patience/2 {
+			t.publisher.breakers.missed(destinationOf(t.delivery))
+		}
 	}
 	t.leaveWindow()
 	t.sent <- s // for follow
@@ -207,20 +275,31 @@ func (t *Ticket) follow() {
 
 func (t *Ticket) confirmed(s sent) Result {
 	t.leaveWindow()
-	defer s.lane.link.unconfirmed.Done()
-	return s.lane.outcome(t.id, s.dc)
+	defer s.settled()
+	r := s.channel.outcome(t.id, s.dc)
+	t.suspected = nil
+	if r.Outcome != InDoubt {
+		t.publisher.breakers.answered(destinationOf(t.delivery))
+		return r
+	}
+	if reason := s.channel.why(); reason != nil {
+		t.publisher.exchanges.blame(reason)
+		t.suspected = s.channel.suspects()
+		r.Err = fmt.Errorf("the broker closed the channel before it confirmed: %s", reason.Reason)
+	}
+	return r
 }
 
 func (t *Ticket) leaveWindow() {
 	if t.windowed.Swap(false) {
-		t.publisher.window.give(t.octets)
+		t.lane.window.give(t)
 	}
 }
 
 // settle makes r the final result. A refusal after an earlier publish in doubt is itself in doubt: the broker may have both.
 func (t *Ticket) settle(r Result) Result {
 	if t.doubt != nil && r.Outcome != Confirmed {
-		r = Result{InDoubt, t.doubt}
+		r = Result{InDoubt, cmp.Or(r.Err, t.doubt)}
 	}
 	t.mu.Lock()
 	t.final = &r

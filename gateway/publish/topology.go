@@ -3,21 +3,34 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"reflect"
 
 	"lsmtpd/routes/config"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// declare declares t on l, each item on a channel of its own, because a refusal closes the channel. It returns every
+// undeclared tells whether t is to be declared on l, and notes that it is.
+func (l *link) undeclared(t config.Topology) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.declared != nil && reflect.DeepEqual(*l.declared, t) {
+		return false
+	}
+	l.declared = &t
+	return true
+}
+
+// declare declares t on l, each item so that a refusal, which closes the channel, is of that one only. It returns every
 // refusal: an inequivalent declaration is the operator's to mend, and stops nothing.
 func declare(l *link, t config.Topology) []error {
+	s := scratch{link: l}
+	defer s.close()
 	var faults []error
 	try := func(what string, f func(ch *amqp.Channel) error) {
-		ch, err := l.amqp.Channel()
+		ch, err := s.channel()
 		if err == nil {
 			err = f(ch)
-			ch.Close()
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", what, err))

@@ -7,44 +7,65 @@ const (
 	windowOctets   = 64 << 20
 )
 
-// window bounds what is published and not confirmed, in messages and octets. It has one taker.
+// window bounds what is published and not confirmed, in messages and octets, all in all and for each listener: a quarter, and no
+// more than what is left then, so that even many listeners whose queues do not confirm leave room for those that come later. A
+// listener with nothing in it is always admitted. It has one taker.
 type window struct {
-	room chan struct{} // holds a token when the taker should look again
+	wake func() // tells the taker to look again
 
 	// guarded by mu
-	mu       sync.Mutex
+	mu        sync.Mutex
+	all       load
+	listeners map[string]load // never an empty one
+}
+
+type load struct {
 	messages int
 	octets   int64
 }
 
-func newWindow() *window { return &window{room: make(chan struct{}, 1)} }
+func newWindow(wake func()) *window { return &window{wake: wake, listeners: map[string]load{}} }
 
-// take admits a message of n octets if there is room. One is always admitted into an empty window.
-func (w *window) take(n int64) bool {
+// take gives t a place, if there is room.
+func (w *window) take(t *Ticket) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.messages > 0 && (w.messages >= windowMessages || w.octets+n > windowOctets) {
+	own := w.listeners[t.listener()]
+	if !w.admits(own, t.octets) {
 		return false
 	}
-	w.messages++
-	w.octets += n
+	w.listeners[t.listener()] = load{own.messages + 1, own.octets + t.octets}
+	w.all = load{w.all.messages + 1, w.all.octets + t.octets}
+	t.windowed.Store(true)
 	return true
 }
 
-// give takes a message of n octets out again.
-func (w *window) give(n int64) {
-	w.mu.Lock()
-	w.messages--
-	w.octets -= n
-	w.mu.Unlock()
-	select {
-	case w.room <- struct{}{}:
-	default:
+// admits tells whether a listener that has own in the window may add octets.
+func (w *window) admits(own load, octets int64) bool {
+	if own.messages == 0 {
+		return w.all.messages == 0 || w.all.octets < windowOctets
 	}
+	return own.messages < min(windowMessages/shareOf, windowMessages-w.all.messages) &&
+		own.octets+octets <= min(windowOctets/shareOf, windowOctets-w.all.octets)
 }
 
-func (w *window) len() int {
+// give takes t out again.
+func (w *window) give(t *Ticket) {
+	w.mu.Lock()
+	own := w.listeners[t.listener()]
+	own = load{own.messages - 1, own.octets - t.octets}
+	w.all = load{w.all.messages - 1, w.all.octets - t.octets}
+	if own.messages == 0 {
+		delete(w.listeners, t.listener())
+	} else {
+		w.listeners[t.listener()] = own
+	}
+	w.mu.Unlock()
+	w.wake()
+}
+
+func (w *window) load() load {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.messages
+	return w.all
 }

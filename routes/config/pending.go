@@ -3,16 +3,15 @@ package config
 import (
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // What the file may say already and the daemon cannot do yet. A value other than the default is refused: ignoring it would
 // be worse.
 var (
-	pendingKeys         = []string{"admin.address", "amqp.tls"}
+	pendingKeys         = []string{"admin.address"}
 	pendingListenerKeys = []string{}
-	pendingSchemes      = []string{"amqps:", "systemd:"} // what a URL or an address may begin with
+	pendingSchemes      = []string{"systemd:"} // what an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.
@@ -21,10 +20,6 @@ func (d *decoder) pending(c *Config) {
 		if c.marks.own(key) {
 			d.pendingKey(Fault{Place: c.At(key), Key: key}, root, reflect.ValueOf(c).Elem(), key)
 		}
-	}
-	for i, url := range c.AMQP.URLs {
-		key := "amqp.urls[" + strconv.Itoa(i) + "]"
-		d.pendingScheme(Fault{Place: c.At(key), Key: key}, url)
 	}
 	d.pendingListener(&c.Defaults)
 	for i := range c.Listeners {

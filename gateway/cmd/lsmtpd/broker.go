@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
-	"strconv"
-	"time"
 
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
@@ -25,59 +21,6 @@ func brokerOf(url, path string) (config.AMQP, error) {
 		return config.AMQP{}, fmt.Errorf("the broker's URL is not to be had (--url gives it without a file):\n%w", err)
 	}
 	return table.Config.AMQP, nil
-}
-
-// dialBroker connects to the first node of c that answers. ctx bounds the attempt only. No error carries a URL's secrets.
-func dialBroker(ctx context.Context, c config.AMQP) (conn *amqp.Connection, node string, err error) {
-	var errs []error
-	for _, url := range c.URLs {
-		uri, err := amqp.ParseURI(url)
-		if err != nil {
-			// The parser's own message repeats the URL.
-			errs = append(errs, errors.New("that is not an AMQP URL (like amqp://user:password@127.0.0.1:5672/)"))
-			continue
-		}
-		node = net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
-		conn, err = dialNode(ctx, c, url)
-		if err == nil {
-			return conn, node, nil
-		}
-		errs = append(errs, fmt.Errorf("broker %s: %w", node, err))
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return nil, "", errors.Join(errs...)
-}
-
-// dialNode connects to one node; the end of ctx cuts the handshake too.
-func dialNode(ctx context.Context, c config.AMQP, url string) (*amqp.Connection, error) {
-	var release func() bool
-	settings := amqp.Config{
-		Heartbeat:  c.Heartbeat,
-		Properties: amqp.Table{"product": "lsmtpd", "version": programVersion(), "connection_name": "lsmtpd tail"},
-		Dial: func(network, address string) (net.Conn, error) {
-			dialer := net.Dialer{Timeout: c.ConnectTimeout}
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			release = context.AfterFunc(ctx, func() { conn.Close() })
-			if c.ConnectTimeout > 0 {
-				// The library lifts this deadline when the handshake is done.
-				err = conn.SetDeadline(time.Now().Add(c.ConnectTimeout))
-			}
-			return conn, err
-		},
-	}
-	if c.Username != "" {
-		settings.SASL = []amqp.Authentication{&amqp.PlainAuth{Username: c.Username, Password: c.Password}}
-	}
-	conn, err := amqp.DialConfig(url, settings)
-	if release != nil {
-		release()
-	}
-	return conn, err
 }
 
 // kindInRefusal finds the type of an existing exchange in RabbitMQ's refusal to declare it as another.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,16 +10,22 @@ import (
 	"lsmtpd/routes/config"
 )
 
-const checkHelp = `usage: lsmtpd check [-c FILE]
+const checkHelp = `usage: lsmtpd check [-c FILE] [--broker]
 
 Reads the configuration and every file it names, as "run" does, and tells each
 fault with its file, line and column. It starts nothing and changes nothing.
+
+With --broker it asks the broker, too: whether each exchange is there and may be
+written to, which queues take the mail as far as that can be known, and whether
+the broker takes messages of amqp.max_message_size. Nothing is declared, and no
+message is routed; the broker's log has a line of error for each question.
 
 flags:
 {flags}
 
 exit status: 0 the configuration is valid (there may be warnings), 1 it is, but
-"run" would refuse the spool directory as it is now, 78 it is not valid
+"run" would refuse the spool directory as it is now, or the broker would not
+take all of the mail, 78 it is not valid
 
 example:
   lsmtpd check -c /etc/lsmtpd/lsmtpd.yaml
@@ -29,12 +34,9 @@ example:
 func runCheck(p *program, args []string) int {
 	f := p.flags("check", checkHelp)
 	path := f.configFile()
-	broker := f.Bool("broker", false, "ask the broker too (not supported yet)")
+	broker := f.Bool("broker", false, "ask the broker, too")
 	if _, err := f.parse(args, 0); err != nil {
 		return f.refuse(err)
-	}
-	if *broker {
-		return f.refuse(errors.New("--broker is not supported yet"))
 	}
 	table, err := routes.Load(*path)
 	if err != nil {
@@ -52,6 +54,16 @@ func runCheck(p *program, args []string) int {
 		ways += len(l.Routes)
 	}
 	fmt.Fprintf(p.stdout, "%s: ok: %s, %s\n", printableLine(*path), count(len(table.Listeners), "listener"), count(ways, "route"))
+	if !*broker {
+		return exitDone
+	}
+	well, err := p.checkBroker(table)
+	if err != nil {
+		return f.failed(err)
+	}
+	if !well {
+		return exitFailed
+	}
 	return exitDone
 }
 

@@ -78,9 +78,7 @@ func statusText(s admin.Status, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "lsmtpd %s, up %s, process %d\n\n", s.Version, age(s.Started, now), s.Process.PID)
 	fmt.Fprintf(&b, "broker  %s\n", brokerText(s.Broker, now))
-	for _, exchange := range slices.Sorted(maps.Keys(s.Broker.Exchanges)) {
-		fmt.Fprintf(&b, "        exchange %q is unusable, its mail is not published: %s\n", exchange, s.Broker.Exchanges[exchange])
-	}
+	unusableText(&b, s.Broker, now)
 	for i, sp := range s.Spools {
 		fmt.Fprintf(&b, "spool   %s\n", spoolText(sp, now, i > 0))
 	}
@@ -106,6 +104,31 @@ func of(limit int64) string {
 		return ""
 	}
 	return fmt.Sprintf(" of %d", limit)
+}
+
+// unusableText tells of lanes and destinations that are not as they should be.
+func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
+	for _, l := range s.Lanes {
+		if l.Error != "" && l.Error != s.Error {
+			fmt.Fprintf(b, "        lane %s %s since %s: %s\n", l.Name, l.State, age(l.Since, now), l.Error)
+		}
+		if l.Queued+l.Unconfirmed > 0 {
+			fmt.Fprintf(b, "        lane %s: %d queued, %d unconfirmed (%d octets)\n", l.Name, l.Queued, l.Unconfirmed, l.Octets)
+		}
+	}
+	for _, exchange := range slices.Sorted(maps.Keys(s.Exchanges)) {
+		fmt.Fprintf(b, "        exchange %q is unusable, its mail is not published: %s\n", exchange, s.Exchanges[exchange])
+	}
+	if len(s.Unverified) > 0 && s.State == publish.Connected {
+		fmt.Fprintf(b, "        not verified yet: exchange %q\n", s.Unverified)
+	}
+	for _, d := range s.Breakers {
+		fmt.Fprintf(b, "        exchange %q with key %q does not confirm, its mail is not published: next probe in %s\n",
+			d.Exchange, d.RoutingKey, max(d.Probe.Sub(now), 0).Round(time.Second))
+	}
+	for _, fault := range s.Topology {
+		fmt.Fprintf(b, "        topology not as configured: %s\n", fault)
+	}
 }
 
 func brokerText(s publish.Status, now time.Time) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"lsmtpd/gateway/publish"
 	"lsmtpd/routes/config"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -112,7 +113,7 @@ func (p *program) tail(t *tail, broker config.AMQP) error {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	go p.stopOnSignal(ctx, stop)
-	conn, node, err := dialBroker(ctx, broker)
+	conn, node, err := publish.Dial(ctx, &broker, "lsmtpd tail")
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -408,8 +408,8 @@ func tailSecrets(t *testing.T, url string) {
 		t.Fatal(err)
 	}
 	tests := []struct{ name, url, want string }{
-		{"a wrong password", fmt.Sprintf("amqp://guest:hunter2@127.0.0.1:%d/", uri.Port), "not allowed"},
-		{"a missing virtual host", fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/hunter", uri.Port), "vhost"},
+		{"a wrong password", fmt.Sprintf("amqp://guest:hunter2@127.0.0.1:%d/", uri.Port), "refuses the user or the password"},
+		{"a missing virtual host", fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/hunter", uri.Port), "refuses the virtual host"},
 		{"nobody there", silent(t, "guest:hunter2"), "connection refused"},
 		{"a port that is none", "amqp://guest:hunter2@127.0.0.1:port/", "not an AMQP URL"},
 		{"another scheme", "http://guest:hunter2@127.0.0.1/", "not an AMQP URL"},

@@ -193,8 +193,11 @@ func (b *Broker) arrived(p *Publish) {
 	script(p)
 }
 
-// Published is what has arrived so far, but for what the double refused by itself.
+// Published is what has arrived so far, but for what the double refused by itself. The scripts on all of it have ended: what they
+// noted may be read. No script may call it.
 func (b *Broker) Published() []*Publish {
+	b.scripting.Lock()
+	defer b.scripting.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.published)

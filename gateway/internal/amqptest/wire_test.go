@@ -2,15 +2,9 @@ package amqptest
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -104,18 +98,16 @@ func TestHeartbeats_come_as_often_as_the_client_wants(t *testing.T) {
 }
 
 func TestA_client_logs_in_by_its_certificate_and_silence_comes_after_TLS(t *testing.T) {
-	cert := certificate(t, "lsmtpd")
-	pool := x509.NewCertPool()
-	pool.AddCert(cert.Leaf)
-	b := StartTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool})
-	client := &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool}
+	cert := NewCertificate(t, "lsmtpd")
+	b := StartTLS(t, cert.Server())
+	client := &tls.Config{Certificates: []tls.Certificate{cert.Certificate}, RootCAs: cert.Pool()}
 	conn := dialWith(t, b.URL(), amqp.Config{TLSClientConfig: client, SASL: []amqp.Authentication{&amqp.ExternalAuth{}}})
 	confirmed(t, publish(t, channelOf(t, conn), "x"))
 	if l := b.Logins(); len(l) != 1 || l[0] != (Login{User: "lsmtpd"}) {
 		t.Errorf("logins %v", l)
 	}
 	b.Freeze()
-	silent, err := tls.Dial("tcp", b.Addr(), &tls.Config{RootCAs: pool})
+	silent, err := tls.Dial("tcp", b.Addr(), &tls.Config{RootCAs: cert.Pool()})
 	must(t, err)
 	defer silent.Close()
 	_, err = io.WriteString(silent, protocolHeader)
@@ -125,22 +117,6 @@ func TestA_client_logs_in_by_its_certificate_and_silence_comes_after_TLS(t *test
 		t.Errorf("%d octets, %v: want silence behind TLS", n, err)
 	}
 	b.Thaw() // dialWith's connection closes in good order
-}
-
-// certificate is self-signed, for 127.0.0.1 and name.
-func certificate(t *testing.T, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	must(t, err)
-	leaf, err := x509.ParseCertificate(der)
-	must(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 // FuzzProperties holds that no content header makes the double panic.

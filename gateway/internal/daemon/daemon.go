@@ -143,6 +143,10 @@ func (d *Daemon) ExitCode(t testing.TB) int {
 		return d.process.ExitCode()
 	case <-time.After(patience):
 		d.Signal(t, syscall.SIGQUIT) // the goroutines' stacks go to the log
+		select {
+		case <-d.process.Done():
+		case <-time.After(patience):
+		}
 		t.Fatalf("lsmtpd did not end within %v", patience)
 		return 0
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// nodeName is every node's: it is known only to the node's own epmd, and part of what the data is kept under.
+// nodeName is that of every node alone: it is known only to the node's own epmd.
 const nodeName = "lsmtpd@localhost"
 
 // complaintLines is how much of a node's output goes into an error.
@@ -24,7 +24,13 @@ type files struct {
 	env  []string
 }
 
-func makeFiles(o Options, p ports, ctl string) (*files, error) {
+// file is one of those that a node finds at its start.
+type file struct {
+	name, content string
+	mode          os.FileMode
+}
+
+func makeFiles(o Options, id identity, ctl string) (*files, error) {
 	f := &files{dir: o.Dir}
 	var err error
 	if o.Dir == "" {
@@ -35,22 +41,23 @@ func makeFiles(o Options, p ports, ctl string) (*files, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := f.environment(p)
+	own := f.environment(id)
 	f.env = append(foreign(os.Environ()), own...)
 	config := append([]string{
-		fmt.Sprintf("listeners.tcp.default = 127.0.0.1:%d", p.amqp),
+		fmt.Sprintf("listeners.tcp.default = 127.0.0.1:%d", id.amqp),
 		"disk_free_limit.absolute = 10MB",
 	}, o.Config...)
-	for _, file := range []struct {
-		name, content string
-		mode          os.FileMode
-	}{
+	contents := []file{
 		{"rabbitmq.conf", strings.Join(config, "\n") + "\n", 0o600},
 		{"enabled_plugins", "[].\n", 0o600},
 		{"rabbitmq-env.conf", "", 0o600},
 		{"ctl", ctlScript(ctl, own), 0o700},
-	} {
-		if err := os.WriteFile(f.path(file.name), []byte(file.content), file.mode); err != nil {
+	}
+	if id.cookie != "" {
+		contents = append(contents, file{".erlang.cookie", id.cookie, 0o400})
+	}
+	for _, c := range contents {
+		if err := os.WriteFile(f.path(c.name), []byte(c.content), c.mode); err != nil {
 			f.remove()
 			return nil, err
 		}
@@ -72,11 +79,11 @@ func (f *files) remove() {
 }
 
 // environment names every file and port that RabbitMQ's scripts would otherwise take from /etc, /var or a default.
-func (f *files) environment(p ports) []string {
+func (f *files) environment(id identity) []string {
 	return []string{
 		"HOME=" + f.dir, // of the Erlang cookie
 		"LANG=C.UTF-8",
-		"RABBITMQ_NODENAME=" + nodeName,
+		"RABBITMQ_NODENAME=" + id.name,
 		"RABBITMQ_MNESIA_BASE=" + f.path("data"),
 		"RABBITMQ_LOG_BASE=" + f.path("log"),
 		"RABBITMQ_PID_FILE=" + f.path("pid"),
@@ -85,8 +92,8 @@ func (f *files) environment(p ports) []string {
 		"RABBITMQ_ADVANCED_CONFIG_FILE=" + f.path("advanced.config"),
 		"RABBITMQ_CONF_ENV_FILE=" + f.path("rabbitmq-env.conf"),
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + f.path("enabled_plugins"),
-		fmt.Sprintf("RABBITMQ_DIST_PORT=%d", p.distribution),
-		fmt.Sprintf("ERL_EPMD_PORT=%d", p.epmd),
+		fmt.Sprintf("RABBITMQ_DIST_PORT=%d", id.distribution),
+		fmt.Sprintf("ERL_EPMD_PORT=%d", id.epmd),
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		"ERL_CRASH_DUMP_SECONDS=0", // none
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=" + onLoopback,

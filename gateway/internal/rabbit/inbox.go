@@ -27,13 +27,24 @@ var notForNames = regexp.MustCompile(`[^A-Za-z0-9_]+`)
 // Queue declares an Inbox that nobody else knows; it is deleted when t ends, if the broker still answers then.
 func Queue(t testing.TB, url string) *Inbox {
 	t.Helper()
+	return queue(t, url, amqp.QueueTypeClassic)
+}
+
+// Quorum is Queue of a quorum queue, which has a copy on each node of a cluster.
+func Quorum(t testing.TB, url string) *Inbox {
+	t.Helper()
+	return queue(t, url, amqp.QueueTypeQuorum)
+}
+
+func queue(t testing.TB, url, kind string) *Inbox {
+	t.Helper()
 	name := notForNames.ReplaceAllString(t.Name(), "-")
 	q := &Inbox{Name: fmt.Sprintf("%.*s-%s", maxTestName, name, uuid.NewString()), URL: url}
 	ch := q.channel(t)
 	if err := ch.ExchangeDeclare(q.Name, amqp.ExchangeTopic, true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ch.QueueDeclare(q.Name, true, false, false, false, nil); err != nil {
+	if _, err := ch.QueueDeclare(q.Name, true, false, false, false, amqp.Table{amqp.QueueTypeArg: kind}); err != nil {
 		t.Fatal(err)
 	}
 	if err := ch.QueueBind(q.Name, "#", q.Name, false, nil); err != nil {

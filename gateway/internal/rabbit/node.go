@@ -43,34 +43,50 @@ type Node struct {
 	url      string
 	files    *files
 	programs programs
-	ports    ports
+	identity identity
 
-	mu     sync.RWMutex // held for reading while a command runs: the node does not go away under it
-	epmd   *tether.Process
+	mu     sync.RWMutex    // held for reading while a command runs: the node does not go away under it
+	epmd   *tether.Process // nil: not running, or the cluster's
 	server *tether.Process // nil: not running
 }
 
-// ports are a node's own: no node meets another, nor the machine's.
+// identity is how a node is known to Erlang.
+type identity struct {
+	name   string // part of what the data is kept under
+	cookie string // a cluster's, which has an epmd of its own; "" is a node alone, with a cookie that Erlang makes
+	ports
+}
+
+// ports are a node's own, but for a cluster's epmd: no node meets another, nor the machine's.
 type ports struct{ amqp, distribution, epmd int }
 
 // Start starts a node and waits until it takes AMQP connections, for two minutes at most. Its error is ErrNotInstalled where
 // there is no RabbitMQ on this machine.
 func Start(ctx context.Context, o Options) (*Node, error) {
-	programs, err := findPrograms()
+	n, err := newNode(o, identity{name: nodeName})
 	if err != nil {
 		return nil, err
-	}
-	n := &Node{programs: programs, ports: ports{amqp: o.Port}}
-	if err := n.ports.fill(); err != nil {
-		return nil, err
-	}
-	n.url = fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", n.ports.amqp)
-	if n.files, err = makeFiles(o, n.ports, programs.ctl); err != nil {
-		return nil, fmt.Errorf("files of a RabbitMQ node: %w", err)
 	}
 	if err := n.Start(ctx); err != nil {
 		n.Close()
 		return nil, err
+	}
+	return n, nil
+}
+
+// newNode is a node that does not run yet. It needs to be closed.
+func newNode(o Options, id identity) (*Node, error) {
+	programs, err := findPrograms()
+	if err != nil {
+		return nil, err
+	}
+	id.amqp = o.Port
+	if err := id.fill(); err != nil {
+		return nil, err
+	}
+	n := &Node{programs: programs, identity: id, url: fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", id.amqp)}
+	if n.files, err = makeFiles(o, id, programs.ctl); err != nil {
+		return nil, fmt.Errorf("files of a RabbitMQ node: %w", err)
 	}
 	return n, nil
 }
@@ -119,10 +135,13 @@ func (n *Node) Start(ctx context.Context) error {
 	if n.server != nil {
 		return errors.New("RabbitMQ runs already")
 	}
-	if err := n.startEpmd(ctx); err != nil {
-		return err
+	var err error
+	if n.identity.cookie == "" {
+		n.epmd, err = n.startEpmd(ctx)
 	}
-	err := n.startServer(ctx)
+	if err == nil {
+		err = n.startServer(ctx)
+	}
 	if err != nil {
 		n.end()
 	}
@@ -130,15 +149,16 @@ func (n *Node) Start(ctx context.Context) error {
 }
 
 // startEpmd starts the Erlang port mapper before the server does: the one that the server would start outlives it.
-func (n *Node) startEpmd(ctx context.Context) error {
-	cmd := exec.Command(n.programs.epmd, "-port", fmt.Sprint(n.ports.epmd), "-address", "127.0.0.1")
+func (n *Node) startEpmd(ctx context.Context) (*tether.Process, error) {
+	port := n.identity.epmd
+	cmd := exec.Command(n.programs.epmd, "-port", fmt.Sprint(port), "-address", "127.0.0.1")
 	cmd.Dir, cmd.Env = n.files.dir, n.files.env
-	var err error
-	if n.epmd, err = tether.Start(cmd); err != nil {
-		return fmt.Errorf("start epmd: %w", err)
+	epmd, err := tether.Start(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("start epmd: %w", err)
 	}
-	addr := fmt.Sprintf("127.0.0.1:%d", n.ports.epmd)
-	return await(ctx, n.epmd, "epmd", func() error {
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	return epmd, await(ctx, epmd, "epmd", func() error {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
@@ -148,7 +168,7 @@ func (n *Node) startEpmd(ctx context.Context) error {
 }
 
 func (n *Node) startServer(ctx context.Context) error {
-	if err := portIsFree(n.ports.amqp); err != nil {
+	if err := portIsFree(n.identity.amqp); err != nil {
 		return err
 	}
 	output, err := os.Create(n.files.output())

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/internal/rabbit"
+	"lsmtpd/routes/config"
+)
+
+// check runs "lsmtpd check --broker" on a file.
+func check(t *testing.T, content string) (status int, stdout, stderr string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "lsmtpd.yaml")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs strings.Builder
+	p := &program{stdin: strings.NewReader(""), stdout: &out, stderr: &errs}
+	status = p.dispatch([]string{"check", "--broker", "-c", path})
+	return status, out.String(), strings.ReplaceAll(errs.String(), filepath.Dir(path)+"/", "")
+}
+
+func TestCheck_asks_the_broker_for_every_way_that_mail_can_go(t *testing.T) {
+	url := rabbit.Shared(t).URL()
+	inbox := rabbit.Queue(t, url)
+	file := fmt.Sprintf(`amqp:
+  urls: [%q]
+  max_message_size: 1MiB
+  topology:
+    exchanges: [{name: %[2]q, type: topic}]
+    queues: [{name: %[2]q}]
+    bindings: [{exchange: %[2]q, queue: %[2]q, routing_key: "a.*"}]
+spool: {dir: spool}
+listeners:
+  - name: inbound
+    address: 127.0.0.1:2525
+    exchange: %[2]q
+    routing_key: a.b
+    format: raw
+    routes:
+      - {name: gone, match: {recipient: gone.example}, exchange: lsmtpd-no-such-exchange}
+      - {match: {recipient: queue.example}, exchange: "", routing_key: %[2]q}
+      - {match: {recipient: none.example}, exchange: "", routing_key: lsmtpd-no-such-queue}
+      - {match: {recipient: other.example}, exchange: amq.direct, routing_key: "{recipient.local}"}
+`, url, inbox.Name)
+	status, stdout, stderr := check(t, file)
+	for _, want := range []string{
+		`(default) IN "a.b" ok, amqp.topology routes it to NAME`,
+		`gone "lsmtpd-no-such-exchange" "a.b" NOT_FOUND - no exchange 'lsmtpd-no-such-exchange' in vhost '/'`,
+		`#2 "" IN ok, its queue is there`,
+		`#3 "" "lsmtpd-no-such-queue" NOT_FOUND - no queue 'lsmtpd-no-such-queue' in vhost '/'`,
+		`#4 "amq.direct" {…} ok, its bindings are not in amqp.topology`,
+	} {
+		want = strings.NewReplacer("IN", fmt.Sprintf("%q", inbox.Name), "NAME", inbox.Name).Replace(want)
+		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	wantErr := []string{
+		"warning: lsmtpd.yaml:10:5: listeners[0].size_limit: is more than amqp.max_message_size leaves",
+		"lsmtpd.yaml:16:66: listeners[0].routes[0].exchange: NOT_FOUND",
+		"lsmtpd.yaml:18:54: listeners[0].routes[2].exchange: NOT_FOUND",
+	}
+	for _, want := range wantErr {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	if status != exitFailed || t.Failed() {
+		t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
+	}
+}
+
+func TestCheck_tells_of_a_broker_that_is_not_there_or_takes_less_than_the_file_says(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Exchange("locked", amqptest.Forbidden)
+	file := func(exchange string) string {
+		return fmt.Sprintf("amqp: {urls: [%q]}\nspool: {dir: spool}\nlisteners: [{name: a, address: 127.0.0.1:2525, exchange: %s}]\n", broker.URL(), exchange)
+	}
+	if status, stdout, stderr := check(t, file("fine")); status != exitDone {
+		t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
+	}
+	if status, _, stderr := check(t, file("locked")); status != exitFailed || !strings.Contains(stderr, "access to exchange 'locked'") {
+		t.Errorf("exit status %d\n%s", status, stderr)
+	}
+	if slices.ContainsFunc(broker.Declared(), func(s string) bool { return !strings.HasPrefix(s, "passive ") }) || len(broker.Published()) > 0 {
+		t.Errorf("declared %v and published %d messages", broker.Declared(), len(broker.Published()))
+	}
+	broker.Refuse(true)
+	if status, _, stderr := check(t, file("fine")); status != exitFailed || !strings.Contains(stderr, "connection refused") || strings.Contains(stderr, "guest") {
+		t.Errorf("exit status %d\n%s", status, stderr)
+	}
+}
+
+func TestA_topology_routes_as_the_broker_would(t *testing.T) {
+	for _, c := range []struct {
+		pattern, key string
+		takes        bool
+	}{
+		{"#", "", true}, {"#", "a.b", true}, {"a.*", "a.b", true}, {"a.*", "a", false}, {"a.*", "a.b.c", false}, {"a.#", "a", true},
+		{"a.#.d", "a.b.c.d", true}, {"*.b", "a.c", false}, {"a.b", "a.b", true}, {"a.b", "a", false}, {"*", "", true},
+	} {
+		topology := config.Topology{
+			Exchanges: []config.Exchange{{Name: "x", Type: "topic"}},
+			Bindings:  []config.Binding{{Exchange: "x", Queue: "q", RoutingKey: c.pattern}},
+		}
+		if got := len(boundBy(topology, "x", &c.key)) > 0; got != c.takes {
+			t.Errorf("%q takes %q: %v", c.pattern, c.key, got)
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package publish
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/amqptest"
+)
+
+func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameID(t *testing.T) {
+	leavesNothing(t)
+	for name, script := range map[string]func(*amqptest.Publish){
+		"reset":              (*amqptest.Publish).Reset,
+		"closed by force":    func(p *amqptest.Publish) { p.CloseConnection(320, "CONNECTION_FORCED - shutdown") },
+		"half a frame":       (*amqptest.Publish).HalfAck, // and no heartbeats
+		"an error":           func(p *amqptest.Publish) { p.CloseConnection(541, "INTERNAL_ERROR") },
+		"reset after an ack": func(p *amqptest.Publish) { p.Ack(); p.Reset() }, // which may have overtaken it
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := amqptest.Start(t)
+			c := settings(b.URL())
+			c.Heartbeat = 2 * time.Second
+			p := start(t, c, "x")
+			b.Script(script)
+			w := submit(t.Context(), p, delivery("x", "k"))
+			arrived(t, b, w)
+			b.Script((*amqptest.Publish).Ack)
+			if r := w.want(t, InDoubt, Confirmed); r.Outcome == Confirmed {
+				return // published again by itself, or the ack was first
+			}
+			untilConfirmed(t, p, w.Delivery)
+			if n := len(w.copies(b)); n != 2 {
+				t.Errorf("%d copies with one id", n)
+			}
+		})
+	}
+}
+
+func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
+	leavesNothing(t)
+	for name, freeze := range map[string]func(*amqptest.Broker){
+		"frozen both ways": (*amqptest.Broker).Freeze,
+		"not reading":      (*amqptest.Broker).StopReading, // its heartbeats still come
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := amqptest.Start(t)
+			c := settings(b.URL())
+			c.Heartbeat = 2 * time.Second
+			c.MaxMessageSize = 64 << 20
+			p := start(t, c, "x")
+			submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
+			freeze(b)
+			w := submit(t.Context(), p, bulky("x", 20<<20))
+			w.want(t, InDoubt, Unavailable)
+			b.Thaw()
+			untilConfirmed(t, p, delivery("x", "k"))
+			untilConfirmed(t, p, w.Delivery)
+			if s := p.Status(); s.Unconfirmed != 0 || s.Queued != 0 {
+				t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
+			}
+		})
+	}
+}
+
+func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *testing.T) {
+	leavesNothing(t)
+	for name, early := range map[string]bool{"while it runs": false, "at start already": true} {
+		t.Run(name, func(t *testing.T) {
+			b := amqptest.Start(t)
+			if early {
+				b.Block("low on memory")
+			}
+			p := start(t, settings(b.URL()), "x")
+			if !early {
+				submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
+				b.Block("low on memory")
+			}
+			w := submit(t.Context(), p, delivery("x", "k"))
+			w.want(t, InDoubt)
+			if r := submit(t.Context(), p, delivery("x", "k")).want(t, Unavailable); !strings.Contains(r.Err.Error(), "low on memory") {
+				t.Errorf("refused for %v", r.Err)
+			}
+			if s := p.Status(); s.State != Blocked || p.Available() {
+				t.Errorf("state %s", s.State)
+			}
+			b.Unblock()
+			if r := w.late(t); r.Outcome != Confirmed {
+				t.Errorf("late: %v: %v", r.Outcome, r.Err)
+			}
+			if err := p.AwaitAvailable(within(t, faultPatience)); err != nil {
+				t.Fatal(err)
+			}
+			submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
+			if n := len(w.copies(b)); n != 1 {
+				t.Errorf("%d copies of what was confirmed late", n)
+			}
+		})
+	}
+}
+
+func TestAConnectionLostUnderAnAlarmLeavesInDoubtWhatMayHaveArrived(t *testing.T) {
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	b.Block("low on memory")
+	w := submit(t.Context(), p, delivery("x", "k"))
+	w.want(t, InDoubt)
+	b.Reset()
+	if r := w.late(t); r.Outcome != InDoubt {
+		t.Errorf("late: %v: %v", r.Outcome, r.Err)
+	}
+	b.Unblock()
+	untilConfirmed(t, p, w.Delivery)
+}
+
+func TestABrokerThatFlapsConfirmsOnlyWhatItAcked(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	acked := map[string]bool{} // guarded by the double until the senders have ended
+	b.Script(func(p *amqptest.Publish) {
+		acked[p.MessageId] = true
+		p.Ack()
+	})
+	var mu sync.Mutex
+	confirmed := map[string]bool{}
+	stop := make(chan struct{})
+	var senders sync.WaitGroup
+	for range 16 {
+		senders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				d := delivery("x", "k")
+				switch r := p.Submit(t.Context(), d).Wait(t.Context()); r.Outcome {
+				case Confirmed:
+					mu.Lock()
+					confirmed[d.ID.String()] = true
+					mu.Unlock()
+				case InDoubt, Unavailable:
+					_ = p.AwaitAvailable(within(t, faultPatience))
+				default:
+					t.Errorf("%v: %v", r.Outcome, r.Err)
+				}
+			}
+		})
+	}
+	for range 20 {
+		n := len(b.Published())
+		b.AwaitPublished(n + 50)
+		b.Refuse(true)
+		b.Reset()
+		until(t, faultPatience, func() bool { return !p.Available() })
+		b.Refuse(false)
+	}
+	close(stop)
+	senders.Wait()
+	for id := range confirmed {
+		if !acked[id] {
+			t.Errorf("%s is called confirmed", id)
+		}
+	}
+	t.Logf("%d confirmed, %d arrived", len(confirmed), len(b.Published()))
+}
+
+func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testing.T) {
+	leavesNothing(t)
+	for name, tt := range map[string]struct {
+		spoil func(*amqptest.Broker)
+		why   string
+	}{
+		"accepts and stays silent": {(*amqptest.Broker).Freeze, "does not answer"},
+		"refuses connections":      {func(b *amqptest.Broker) { b.Refuse(true) }, "connection refused"},
+		"wrong password":           {func(b *amqptest.Broker) { b.Require(amqptest.Login{User: "guest", Password: "other"}) }, "password"},
+		"no such vhost":            {func(b *amqptest.Broker) { b.Vhost("elsewhere") }, "virtual host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bad, good := amqptest.Start(t), amqptest.Start(t)
+			for _, b := range []*amqptest.Broker{bad, good} {
+				b.Require(amqptest.Login{User: "guest", Password: "s3cret"})
+			}
+			tt.spoil(bad)
+			withSecret := func(b *amqptest.Broker) string { return strings.Replace(b.URL(), "guest@", "s3cret@", 1) }
+			var log syncBuffer
+			p := New(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+			c := settings(withSecret(bad))
+			c.ConnectTimeout = time.Second // the silent one takes it all
+			alone, err := p.Prepare(t.Context(), c)
+			if err != nil || alone.Warning == nil || !strings.Contains(alone.Warning.Error(), tt.why) {
+				t.Fatalf("alone: %v, warning %v, want %q", err, alone.Warning, tt.why)
+			}
+			alone.Abort()
+			c.URLs = append(c.URLs, withSecret(good))
+			change, err := p.Prepare(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			change.Commit()
+			runUntilEnd(t, p)
+			verify(t, p, "x")
+			submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
+			if n := len(good.Published()); n != 1 {
+				t.Errorf("%d messages arrived at the good one", n)
+			}
+			if strings.Contains(log.String(), "s3cret") {
+				t.Errorf("the log tells the password:\n%s", log.String())
+			}
+		})
+	}
+}

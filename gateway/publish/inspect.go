@@ -1,0 +1,55 @@
+package publish
+
+import (
+	"context"
+
+	"lsmtpd/routes/config"
+)
+
+// Inspection asks a broker what mail would meet there. Nothing at the broker changes by it, and nothing is routed. It is for one
+// goroutine.
+type Inspection struct {
+	Broker  string // host:port
+	scratch scratch
+	unbind  func() bool
+}
+
+// Inspect connects to the first broker of c that answers. When ctx ends, the connection is cut.
+func Inspect(ctx context.Context, c *config.AMQP) (*Inspection, error) {
+	l, err := dialAny(ctx, c, "lsmtpd check")
+	if err != nil {
+		return nil, err
+	}
+	return &Inspection{l.broker, scratch{link: l}, context.AfterFunc(ctx, func() { l.conn.Close() })}, nil
+}
+
+// Exchange returns nil where mail could be published to the exchange; otherwise the broker's refusal. The exchange is asked for by a
+// publish that the broker refuses in any case, and logs.
+func (i *Inspection) Exchange(name string) error {
+	if err := i.scratch.ask(question{exchange: name}); err != nil {
+		return err
+	}
+	return i.scratch.write(name, nil)
+}
+
+// Queue returns nil where the queue exists; otherwise the broker's refusal.
+func (i *Inspection) Queue(name string) error {
+	ch, err := i.scratch.channel()
+	if err != nil {
+		return err
+	}
+	_, err = ch.QueueDeclarePassive(name, false, false, false, false, nil)
+	return err
+}
+
+// Takes returns nil where the broker takes messages of so many octets for an exchange that it lets us write to; otherwise its refusal.
+// It sends them.
+func (i *Inspection) Takes(exchange string, octets int64) error {
+	return i.scratch.write(exchange, make([]byte, octets))
+}
+
+// Close hangs up.
+func (i *Inspection) Close() {
+	i.unbind()
+	i.scratch.link.close()
+}

@@ -1,0 +1,318 @@
+package publish
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
+	"lsmtpd/routes/config"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// from makes d the listener's.
+func from(listener string, d *mail.Delivery) *mail.Delivery {
+	d.Envelope.Listener = listener
+	return d
+}
+
+// large is a delivery whose payload is over what the live lane takes.
+func large(exchange, key string) *mail.Delivery {
+	d := delivery(exchange, key)
+	d.Content = memory.NewContent(bytes.Repeat([]byte("x"), bulkOctets+1), 0, nil)
+	return d
+}
+
+// replayed is a delivery from the spool.
+func replayed(exchange, key string) *mail.Delivery {
+	d := delivery(exchange, key)
+	d.SpooledAt = time.Now()
+	return d
+}
+
+// must submits d and fails t unless the outcome is want.
+func must(t testing.TB, p *Publisher, d *mail.Delivery, want Outcome) {
+	t.Helper()
+	if r := p.Submit(t.Context(), d).Wait(within(t, 20*time.Second)); r.Outcome != want {
+		t.Errorf("%s: %v (%v), want %v", d.RoutingKey, r.Outcome, r.Err, want)
+	}
+}
+
+func TestOnlyMailThatCouldDelayOthersGoesByASecondConnection(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "known")
+	must(t, p, delivery("known", "small"), Confirmed)
+	must(t, p, delivery("", "to the default exchange"), Confirmed)
+	if n := broker.Connections(); n != 1 {
+		t.Errorf("%d connections for small mail", n)
+	}
+	if s := p.Status(); s.Lanes[1].State != Unneeded {
+		t.Errorf("the second connection is %s", s.Lanes[1].State)
+	}
+	must(t, p, large("known", "large"), Confirmed)
+	must(t, p, replayed("known", "replayed"), Confirmed)
+	must(t, p, delivery("unknown", "not verified"), Confirmed)
+	must(t, p, delivery("known", "small again"), Confirmed)
+	want := map[string]int{"small": 1, "to the default exchange": 1, "small again": 1, "large": 2, "replayed": 2, "not verified": 2}
+	for _, m := range broker.Published() {
+		if m.Connection != want[m.RoutingKey] {
+			t.Errorf("%s went by connection %d", m.RoutingKey, m.Connection)
+		}
+	}
+}
+
+func TestAnExchangeThatWasNotKnownIsVerifiedOnceThereIsMailForIt(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()))
+	must(t, p, delivery("new", "first"), Confirmed)
+	until(t, patience, func() bool { verified, _ := p.exchanges.ask("new"); return verified })
+	must(t, p, delivery("new", "second"), Confirmed)
+	all := broker.Published()
+	if all[0].Connection == all[1].Connection {
+		t.Error("both went the same way")
+	}
+}
+
+func TestAMissingExchangeClosesNoLiveChannelAndItsMailFlowsOnceItIsThere(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Exchange("late", amqptest.Missing)
+	p := New(discard())
+	change, err := p.Prepare(t.Context(), settings(broker.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems := change.Verify([]string{"good", "late"})
+	if len(problems) != 1 || !strings.Contains(problems[0].Error(), `"late"`) {
+		t.Errorf("problems %v", problems)
+	}
+	change.Commit()
+	runUntilEnd(t, p)
+	for range 50 {
+		must(t, p, delivery("late", "late"), Returned)
+		must(t, p, delivery("good", "good"), Confirmed)
+	}
+	channel := broker.Published()[0].Channel
+	for _, m := range broker.Published() {
+		if m.Channel != channel {
+			t.Fatalf("message %d went by channel %d, the first by %d", m.N, m.Channel, channel)
+		}
+	}
+	broker.Exchange("late", amqptest.Usable)
+	p.exchanges.probeNow()
+	until(t, patience, func() bool { verified, _ := p.exchanges.ask("late"); return verified })
+	must(t, p, delivery("late", "late"), Confirmed)
+}
+
+func TestAForbiddenExchangeIsAskedForByAPublishThatRoutesNothing(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "locked")
+	broker.Exchange("locked", amqptest.Forbidden) // a passive declare still answers
+	r := p.Submit(t.Context(), delivery("locked", "k")).Wait(t.Context())
+	if r.Outcome != InDoubt {
+		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+	p.exchanges.probeNow()
+	until(t, patience, func() bool { return p.exchanges.untilNext() > probeSoonest/2 }) // it was asked for
+	must(t, p, delivery("locked", "k"), Returned)
+	broker.Exchange("locked", amqptest.Usable)
+	p.exchanges.probeNow()
+	until(t, patience, func() bool { return p.exchanges.fault("locked") == nil })
+	must(t, p, delivery("locked", "k"), Confirmed)
+}
+
+func TestWhenTheChannelClosesForOneMessageTheOthersAreConfirmedAll(t *testing.T) {
+	for _, c := range []struct {
+		code    int
+		reason  string
+		culprit Outcome // of the next message to the same place
+	}{
+		{amqp.NotFound, "NOT_FOUND - no exchange 'bad' in vhost '/'", Returned},
+		{amqp.AccessRefused, "ACCESS_REFUSED - write access to exchange 'bad' in vhost '/' refused for user 'guest'", Returned},
+		{amqp.PreconditionFailed, "PRECONDITION_FAILED - message size 17 is larger than configured max size 16", InDoubt},
+	} {
+		t.Run(fmt.Sprint(c.code), func(t *testing.T) {
+			broker := amqptest.Start(t)
+			p := start(t, settings(broker.URL()), "good", "bad")
+			broker.Script(func(m *amqptest.Publish) {
+				switch {
+				case m.Exchange == "bad":
+					m.CloseChannel(uint16(c.code), c.reason)
+				case m.N > 40: // those before are in doubt when the channel closes
+					m.Ack()
+				}
+			})
+			var senders sync.WaitGroup
+			for i := range 40 {
+				senders.Go(func() { must(t, p, from(fmt.Sprint(i%8), delivery("good", "good")), Confirmed) })
+			}
+			broker.AwaitPublished(40)
+			must(t, p, delivery("bad", "bad"), InDoubt)
+			senders.Wait()
+			must(t, p, delivery("bad", "bad"), c.culprit)
+			must(t, p, delivery("good", "good"), Confirmed)
+			copies := map[string]int{}
+			for _, m := range broker.Published() {
+				if copies[m.MessageId]++; copies[m.MessageId] > 1+maxRepublish {
+					t.Errorf("%s %s was published %d times", m.RoutingKey, m.MessageId, copies[m.MessageId])
+				}
+			}
+		})
+	}
+}
+
+func TestADestinationThatDoesNotConfirmIsLeftAloneAfterThreeMisses(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "x")
+	broker.Script(func(m *amqptest.Publish) {
+		if m.RoutingKey != "stuck" {
+			m.Ack()
+		}
+	})
+	for range missesToOpen {
+		soon := within(t, 50*time.Millisecond)
+		if r := p.Submit(soon, delivery("x", "stuck")).Wait(soon); r.Outcome != InDoubt {
+			t.Errorf("unconfirmed: %v: %v", r.Outcome, r.Err)
+		}
+	}
+	must(t, p, delivery("x", "stuck"), Rejected)
+	must(t, p, delivery("x", "fine"), Confirmed)
+	if s := p.Status(); len(s.Breakers) != 1 || s.Breakers[0].RoutingKey != "stuck" {
+		t.Errorf("breakers %v", s.Breakers)
+	}
+	p.breakers.mu.Lock()
+	p.breakers.at[destination{"x", "stuck"}].probe = time.Now()
+	p.breakers.mu.Unlock()
+	probe := p.Submit(t.Context(), delivery("x", "stuck"))
+	must(t, p, delivery("x", "stuck"), Rejected) // one probe at a time
+	last := broker.AwaitPublished(missesToOpen + 2)[missesToOpen+1]
+	if last.Connection != 2 {
+		t.Errorf("the probe went by connection %d", last.Connection)
+	}
+	last.Ack()
+	if r := probe.Wait(t.Context()); r.Outcome != Confirmed {
+		t.Errorf("the probe: %v: %v", r.Outcome, r.Err)
+	}
+	broker.Script((*amqptest.Publish).Ack)
+	must(t, p, delivery("x", "stuck"), Confirmed)
+}
+
+func TestListenersWhoseQueuesDoNotConfirmLeaveRoomForOthers(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "stuck", "good")
+	broker.Script(func(m *amqptest.Publish) {
+		if m.Exchange == "good" {
+			m.Ack()
+		}
+	})
+	stop := within(t, time.Minute)
+	var stuck sync.WaitGroup
+	for i := range 6 {
+		for j := range windowMessages / 3 {
+			stuck.Go(func() { p.Submit(stop, from(fmt.Sprint("stuck", i), delivery("stuck", fmt.Sprint(j)))).Wait(stop) })
+		}
+	}
+	until(t, patience, func() bool { return p.live.window.load().messages > windowMessages/2 && p.live.queue.len() > 500 })
+	for range 20 {
+		must(t, p, from("good", delivery("good", "good")), Confirmed)
+	}
+	if n := p.live.window.load().messages; n > windowMessages {
+		t.Errorf("%d messages are unconfirmed", n)
+	}
+	broker.CloseConnections(320, "CONNECTION_FORCED - the test is over")
+	broker.Refuse(true)
+	stuck.Wait()
+}
+
+func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsItsConfirm(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "x")
+	broker.Script(func(m *amqptest.Publish) {
+		if m.RoutingKey != "stuck" {
+			m.Ack()
+		}
+	})
+	soon := within(t, 50*time.Millisecond)
+	ticket := p.Submit(soon, delivery("x", "stuck"))
+	if r := ticket.Wait(soon); r.Outcome != InDoubt {
+		t.Fatal(r.Outcome)
+	}
+	late := make(chan Result, 1)
+	ticket.Late(func(r Result) { late <- r })
+	p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
+	must(t, p, delivery("x", "next"), Confirmed)
+	all := broker.Published()
+	if all[0].Channel == all[1].Channel {
+		t.Error("both went by one channel")
+	}
+	all[0].Ack()
+	if r := <-late; r.Outcome != Confirmed {
+		t.Errorf("the late ack: %v: %v", r.Outcome, r.Err)
+	}
+	if n := broker.Connections(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+func TestAnAlarmThatOneConnectionTellsOfIsHeededByBoth(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "x")
+	must(t, p, large("x", "large"), Confirmed)
+	broker.Block("low on memory")
+	ticket := p.Submit(t.Context(), large("x", "large"))
+	if r := ticket.Wait(t.Context()); r.Outcome != InDoubt {
+		t.Errorf("published into an alarm: %v: %v", r.Outcome, r.Err)
+	}
+	late := make(chan Result, 1)
+	ticket.Late(func(r Result) { late <- r })
+	must(t, p, delivery("x", "small"), Unavailable)
+	if s := p.Status(); s.State != Blocked || !strings.Contains(s.Error, "low on memory") {
+		t.Errorf("%s: %s", s.State, s.Error)
+	}
+	broker.Unblock()
+	if r := <-late; r.Outcome != Confirmed {
+		t.Errorf("after the alarm: %v: %v", r.Outcome, r.Err)
+	}
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Error(err)
+	}
+	must(t, p, delivery("x", "small"), Confirmed)
+}
+
+func TestTopologyThatTheBrokerRefusesIsToldAndStopsNothing(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Queue("other", amqptest.Inequivalent)
+	c := settings(broker.URL())
+	c.Topology = config.Topology{
+		Exchanges: []config.Exchange{{Name: "x", Type: "topic", Durable: true}},
+		Queues:    []config.Queue{{Name: "other", Durable: true}, {Name: "q", Durable: true}},
+		Bindings:  []config.Binding{{Exchange: "x", Queue: "q", RoutingKey: "#"}},
+	}
+	broker.Exchange("x", amqptest.Missing)
+	p := start(t, c, "x")
+	if s := p.Status(); len(s.Topology) != 1 || !strings.Contains(s.Topology[0], "other") {
+		t.Errorf("topology faults %v", s.Topology)
+	}
+	must(t, p, delivery("x", "k"), Confirmed)
+	again := *c
+	again.Topology.Queues = append(again.Topology.Queues, config.Queue{Name: "added", Durable: true})
+	change, err := p.Prepare(t.Context(), &again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if problems := change.Verify([]string{"x"}); len(problems) != 1 {
+		t.Errorf("problems %v", problems)
+	}
+	change.Commit()
+	if got := strings.Join(broker.Declared(), "\n"); !strings.Contains(got, "queue added") {
+		t.Errorf("declared\n%s", got)
+	}
+	if broker.Attempts() != 1 {
+		t.Error("the connection did not stay")
+	}
+}

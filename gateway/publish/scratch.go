@@ -1,0 +1,133 @@
+package publish
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"lsmtpd/routes/config"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// surveyPatience is how long a reload, and a new connection before it takes mail, wait for the broker's answers.
+const surveyPatience = time.Second
+
+// scratch is a channel of a link's for what the broker may answer by closing it: the next question opens another.
+type scratch struct {
+	link *link
+	ch   *amqp.Channel
+}
+
+func (s *scratch) channel() (*amqp.Channel, error) {
+	if s.ch != nil && !s.ch.IsClosed() {
+		return s.ch, nil
+	}
+	var err error
+	s.ch, err = s.link.amqp.Channel()
+	return s.ch, err
+}
+
+func (s *scratch) close() {
+	if s.ch != nil {
+		s.ch.Close()
+	}
+}
+
+// question asks for one exchange.
+type question struct {
+	exchange string
+	write    bool // whether we may write to it; else whether it exists
+}
+
+// ask returns nil where the answer is yes. A passive declare tells whether an exchange exists; whether we may write to it, only a
+// publish does. That one is an error line in the broker's log each time, so that it is used only after a refusal.
+func (s *scratch) ask(q question) error {
+	if q.write {
+		return s.write(q.exchange, nil)
+	}
+	if q.exchange == "" {
+		return nil // always there
+	}
+	ch, err := s.channel()
+	if err != nil {
+		return err
+	}
+	return ch.ExchangeDeclarePassive(q.exchange, amqp.ExchangeDirect, false, false, false, false, nil)
+}
+
+// write tells whether the broker would take body for the exchange, and routes nothing: the expiration is invalid, which it sees
+// after all else.
+func (s *scratch) write(exchange string, body []byte) error {
+	ch, err := s.channel()
+	if err != nil {
+		return err
+	}
+	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
+	if err := ch.Publish(exchange, "lsmtpd.probe", false, false, amqp.Publishing{Expiration: "invalid", Body: body}); err != nil {
+		return err
+	}
+	switch refusal := <-closed; {
+	case refusal == nil:
+		return amqp.ErrClosed
+	case refusal.Code == amqp.PreconditionFailed && strings.Contains(refusal.Reason, "expiration"):
+		return nil
+	default:
+		return refusal
+	}
+}
+
+// ask puts questions one after the other, and tells each answer, until tell says that it is enough or the link breaks.
+func (l *link) ask(questions []question, tell func(exchange string, err error) (more bool)) {
+	s := scratch{link: l}
+	defer s.close()
+	for _, q := range questions {
+		err := s.ask(q)
+		if l.broken() || !tell(q.exchange, err) {
+			return
+		}
+	}
+}
+
+// survey declares t, where that was not done on l, and returns what l's broker says to questions. What it does not answer within
+// surveyPatience is left out.
+func (p *Publisher) survey(l *link, t config.Topology, questions []question) map[string]error {
+	var mu sync.Mutex
+	answers, over := map[string]error{}, false
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.declare(l, t)
+		l.ask(questions, func(exchange string, err error) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			answers[exchange] = err
+			return !over
+		})
+	}()
+	timer := time.NewTimer(surveyPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
+	return maps.Clone(answers)
+}
+
+// declare declares t, unless l had that before, and logs what the broker refuses of it.
+func (p *Publisher) declare(l *link, t config.Topology) {
+	if !l.undeclared(t) {
+		return
+	}
+	faults := declare(l, t)
+	l.mu.Lock()
+	l.faults = faults
+	l.mu.Unlock()
+	for _, fault := range faults {
+		p.log.Warn("topology not as configured", "broker", l.broker, "error", fault)
+	}
+}
