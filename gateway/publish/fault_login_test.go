@@ -2,8 +2,6 @@ package publish
 
 import (
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,34 +39,6 @@ func TestABrokerWhoseCertificateNobodyKnowsGetsNoPassword(t *testing.T) {
 	}
 	if l := b.Logins(); len(l) != 0 {
 		t.Errorf("it was told %v", l)
-	}
-}
-
-func TestAPasswordThatIsReplacedInItsFileIsUsedAtTheNextConnection(t *testing.T) {
-	b := amqptest.Start(t)
-	file := filepath.Join(t.TempDir(), "password")
-	rotate := func(password string) {
-		if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		b.Require(amqptest.Login{User: "lsmtpd", Password: password})
-	}
-	rotate("first-s3cret")
-	c := settings(b.URL())
-	c.Username, c.Password, c.PasswordFile = "lsmtpd", "first-s3cret", file
-	var log syncBuffer
-	p := runAway(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), c)
-	verify(t, p, "x")
-	submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
-	rotate("second-s3cret")
-	b.Reset()
-	b.Await("it logs in with the second password", func() bool {
-		l := b.Logins()
-		return l[len(l)-1] == amqptest.Login{User: "lsmtpd", Password: "second-s3cret"}
-	})
-	untilConfirmed(t, p, delivery("x", "k"))
-	if strings.Contains(log.String(), "s3cret") {
-		t.Errorf("the log tells a password:\n%s", log.String())
 	}
 }
 

@@ -61,20 +61,26 @@ func (c *Cluster) start(ctx context.Context, size int) error {
 	return err
 }
 
-// prepare makes the nodes' files, in which each names all.
+// prepare makes the nodes' files. The first looks for nobody (4.0 would wait for those it looks for), and each other for the first.
 func (c *Cluster) prepare(size int) error {
 	epmd, err := faultnet.Port()
 	if err != nil {
 		return err
 	}
 	cookie := uuid.NewString()
-	o := Options{Config: []string{"cluster_formation.peer_discovery_backend = classic_config"}}
-	name := func(i int) string { return fmt.Sprintf("lsmtpd%d@localhost", i+1) }
+	const first = "lsmtpd1@localhost"
 	for i := range size {
-		o.Config = append(o.Config, fmt.Sprintf("cluster_formation.classic_config.nodes.%d = %s", i+1, name(i)))
-	}
-	for i := range size {
-		n, err := newNode(o, identity{name: name(i), cookie: cookie, ports: ports{epmd: epmd}})
+		id := identity{name: first, cookie: cookie, ports: ports{epmd: epmd}}
+		var o Options
+		if i > 0 {
+			id.name = fmt.Sprintf("lsmtpd%d@localhost", i+1)
+			o.Config = []string{
+				"cluster_formation.peer_discovery_backend = classic_config",
+				"cluster_formation.classic_config.nodes.1 = " + first,
+				"cluster_formation.classic_config.nodes.2 = " + id.name,
+			}
+		}
+		n, err := newNode(o, id)
 		if err != nil {
 			return err
 		}

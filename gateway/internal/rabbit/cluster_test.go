@@ -21,7 +21,7 @@ func TestSoak_a_cluster_keeps_what_its_quorum_queue_took_when_the_leader_is_kill
 	}
 	at := *q
 	at.URL = c.Running()[0].URL()
-	// A channel whose first publish finds no leader refuses whatever follows, for ever (seen with 3.10): each try has its own.
+	// A channel whose first publish finds no leader refuses whatever follows, for ever (3.10; not 4.0): each try has its own.
 	eventually(t, "the others take what is published", func() bool {
 		ok, err := send(t, at.channel(t), &at, "two").WaitContext(t.Context())
 		must(t, err)

@@ -29,7 +29,7 @@ fetch() {
 	mkdir -p "$home"
 	debootstrap --variant=minbase --include=rabbitmq-server trixie "$new" "$(mirror)" >&2
 	rm -rf "$new"/var/cache/apt/archives/*.deb
-	mv -T "$new" "$root"
+	mv -T "$new" "$root" || [ -d "$root" ] # somebody was faster
 }
 
 wrap() {
