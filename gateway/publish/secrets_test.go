@@ -136,6 +136,36 @@ func TestWhyTLSWithABrokerFailsIsToldAndNoSecretIs(t *testing.T) {
 	}
 }
 
+func TestAPasswordThatIsReplacedInItsFileIsUsedAtTheNextConnection(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Require(amqptest.Login{User: "mailer", Password: "old"})
+	file := filepath.Join(t.TempDir(), "password")
+	write := func(secret string) {
+		if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("old")
+	c := settings(strings.Replace(broker.URL(), "guest:guest", "mailer:unused", 1))
+	c.PasswordFile, c.Password = file, "old"
+	p := start(t, c, "x")
+	must(t, p, delivery("x", "before"), Confirmed)
+	write("new")
+	broker.Require(amqptest.Login{User: "mailer", Password: "new"})
+	must(t, p, large("x", "by the second connection"), Confirmed)
+	broker.CloseConnections(320, "CONNECTION_FORCED - broker is restarting")
+	until(t, patience, func() bool { return len(broker.Logins()) == 3 })
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, p, delivery("x", "after"), Confirmed)
+	for i, want := range []string{"old", "new", "new"} {
+		if got := broker.Logins()[i]; got.User != "mailer" || got.Password != want {
+			t.Errorf("login %d is %v", i+1, got)
+		}
+	}
+}
+
 func TestAnotherPasswordIsAnotherConnection(t *testing.T) {
 	broker := amqptest.Start(t)
 	broker.Require(amqptest.Login{User: "mailer", Password: "old"})
