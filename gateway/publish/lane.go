@@ -13,6 +13,8 @@ import (
 // maxOld is how many worn channels a lane keeps to hear their last confirms: closed before, they would end the connection.
 const maxOld = 4
 
+var errStopping = errors.New("the gateway is stopping")
+
 // lane is one way to the broker: a queue, and one goroutine that publishes what is in it on one channel. It goes on across reloads
 // and reconnections; links come and go.
 type lane struct {
@@ -55,8 +57,9 @@ func (l *lane) run(ctx context.Context) {
 		case to := <-l.links:
 			l.change(to)
 		case <-ctx.Done():
+			l.queue.close()
 			for l.ticket != nil || l.take(nil) {
-				l.giveUp(Result{Unavailable, errors.New("the gateway is stopping")})
+				l.giveUp(Result{Unavailable, errStopping})
 			}
 			return
 		}
@@ -171,13 +174,15 @@ func (l *lane) publish(c *channel) {
 	}
 	s.dc = nil
 	s.settled()
-	if !c.ch.IsClosed() {
+	if err := t.headers.Validate(); err != nil {
 		l.giveUp(Result{Rejected, fmt.Errorf("not an AMQP message: %w", err)})
 		return
 	}
+	c.heard(<-c.closing) // the channel is closed, or is about to be
 	if c == l.channel {
-		c.heard(<-c.closing)
 		l.closed()
+	} else {
+		l.aside = nil
 	}
 	if !errors.Is(err, amqp.ErrClosed) {
 		// The socket failed, and some of it may have been written.

@@ -45,6 +45,7 @@ func (p *Publisher) wake() {
 
 // Run publishes and keeps the connections until ctx ends. Then it closes them: what is unconfirmed is in doubt.
 func (p *Publisher) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, p.refuse)()
 	var running, asking sync.WaitGroup
 	for _, l := range p.lanes() {
 		running.Go(func() { l.run(ctx) })
@@ -60,6 +61,13 @@ func (p *Publisher) Run(ctx context.Context) error {
 	asking.Wait() // a broker that is silent answers only by the end of its connection
 	p.retiring.Wait()
 	return nil
+}
+
+// refuse takes no more mail, and what ends in doubt from now on is not published again.
+func (p *Publisher) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live.set(errStopping)
 }
 
 // refusing tells why no mail is taken now: nil where it is.

@@ -260,11 +260,13 @@ func TestATicketGivenUpInTheQueueIsNotPublished(t *testing.T) {
 
 func TestACulpritIsFoundInTheBrokersReason(t *testing.T) {
 	for reason, want := range map[string]string{
-		"NOT_FOUND - no exchange 'a' in vhost '/'":                                        "a",
-		"NOT_FOUND - no exchange 'it's in vhost '/'' in vhost '/'":                        "it's in vhost '/'",
-		"ACCESS_REFUSED - access to exchange 'b' in vhost '/' refused for user 'u'":       "b",
-		"ACCESS_REFUSED - write access to exchange 'c' in vhost '/' refused for user 'u'": "c",
-		"ACCESS_REFUSED - operation not permitted on the default exchange":                "",
+		"NOT_FOUND - no exchange 'a' in vhost '/'":                                                                      "a",
+		"NOT_FOUND - no exchange 'it's in vhost '/'' in vhost '/'":                                                      "it's in vhost '/'",
+		"ACCESS_REFUSED - access to exchange 'b' in vhost '/' refused for user 'u'":                                     "b",
+		"ACCESS_REFUSED - write access to exchange 'c' in vhost '/' refused for user 'u'":                               "c",
+		"ACCESS_REFUSED - operation not permitted on the default exchange":                                              "",
+		"ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user":                               "",
+		"ACCESS_REFUSED - access to topic 'exchange 'x' in vhost '/' in exchange 'd' in vhost '/' refused for user 'u'": "d",
 	} {
 		if got, ok := culprit(reason); !ok || got != want {
 			t.Errorf("%s: %q %v", reason, got, ok)

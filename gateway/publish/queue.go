@@ -20,6 +20,7 @@ type queue struct {
 
 	// guarded by mu
 	mu       sync.Mutex
+	closed   bool // nothing more gets in
 	limit    int
 	queued   int // tickets in the queue
 	waiting  int // tickets in the lines
@@ -48,6 +49,10 @@ func newQueue(limit int) *queue {
 // put appends t, waiting for room until ctx ends. It tells whether t is in the queue.
 func (q *queue) put(ctx context.Context, t *Ticket) bool {
 	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return false
+	}
 	b := q.backlog(t.listener())
 	if len(b.line) == 0 && q.room(b) {
 		q.add(b, t)
@@ -155,6 +160,13 @@ func (q *queue) admit() {
 			close(w.in)
 		}
 	}
+}
+
+// close lets nothing more in. What is in, or waits in line, can still be taken.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
 }
 
 // resize changes how many tickets the queue holds. Those that are in stay.

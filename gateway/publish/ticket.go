@@ -117,7 +117,8 @@ func (t *Ticket) submit(ctx context.Context) {
 	t.turn.Store(turnWaiting)
 	if !t.lane.queue.put(ctx, t) {
 		t.free()
-		t.sent <- sent{result: Result{Unavailable, errors.New("the publish channel was full until the confirm timeout")}}
+		full := errors.New("the publish channel was full until the confirm timeout")
+		t.sent <- sent{result: Result{Unavailable, cmp.Or(t.publisher.refusing(), full)}}
 	}
 }
 
