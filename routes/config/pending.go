@@ -9,9 +9,8 @@ import (
 // What the file may say already and the daemon cannot do yet. A value other than the default is refused: ignoring it would
 // be worse.
 var (
-	pendingKeys         = []string{"admin.address"}
-	pendingListenerKeys = []string{}
-	pendingSchemes      = []string{"systemd:"} // what an address may begin with
+	pendingKeys    = []string{"admin.address"}
+	pendingSchemes = []string{"systemd:"} // what an address may begin with
 )
 
 // pending reports what was written well and is not supported yet.
@@ -21,19 +20,10 @@ func (d *decoder) pending(c *Config) {
 			d.pendingKey(Fault{Place: c.At(key), Key: key}, root, reflect.ValueOf(c).Elem(), key)
 		}
 	}
-	d.pendingListener(&c.Defaults)
 	for i := range c.Listeners {
-		d.pendingListener(&c.Listeners[i])
+		l := &c.Listeners[i]
+		d.pendingScheme(l.Fault("address", ""), l.Address)
 	}
-}
-
-func (d *decoder) pendingListener(l *Listener) {
-	for _, key := range pendingListenerKeys {
-		if l.marks.own(key) {
-			d.pendingKey(l.Fault(key, ""), listenerGroup, reflect.ValueOf(l).Elem(), key)
-		}
-	}
-	d.pendingScheme(l.Fault("address", ""), l.Address)
 }
 
 // pendingKey reports key of the struct v as f, unless it is the default, or wrong already.

@@ -44,9 +44,9 @@ func read(t testing.TB, content string) *Config {
 
 // support lets a test use what is not supported yet.
 func support(t *testing.T) {
-	keys, listenerKeys, schemes := pendingKeys, pendingListenerKeys, pendingSchemes
-	pendingKeys, pendingListenerKeys, pendingSchemes = nil, nil, nil
-	t.Cleanup(func() { pendingKeys, pendingListenerKeys, pendingSchemes = keys, listenerKeys, schemes })
+	keys, schemes := pendingKeys, pendingSchemes
+	pendingKeys, pendingSchemes = nil, nil
+	t.Cleanup(func() { pendingKeys, pendingSchemes = keys, schemes })
 }
 
 const smallest = "listeners: [{name: a, address: \"127.0.0.1:2525\"}]\n"

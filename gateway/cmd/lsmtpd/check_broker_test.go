@@ -63,7 +63,7 @@ listeners:
 		}
 	}
 	wantErr := []string{
-		"warning: lsmtpd.yaml:10:5: listeners[0].size_limit: is more than amqp.max_message_size leaves",
+		"warning: lsmtpd.yaml:10:5: listeners[0].size_limit: is more than amqp.max_message_size or limits.memory leaves",
 		"lsmtpd.yaml:16:66: listeners[0].routes[0].exchange: NOT_FOUND",
 		"lsmtpd.yaml:18:54: listeners[0].routes[2].exchange: NOT_FOUND",
 	}
