@@ -273,7 +273,7 @@ func TestMail_comes_in_by_a_Unix_socket_which_goes_with_its_listener_and_never_a
 		t.Fatal(err)
 	}
 	h.must(h.apply(h.config(entry("a", port(t)))))
-	c.Want("421 4.3.2 Service shutting down")
+	c.Want("421 4.3.2 Service not available, closing")
 	if b, err := os.ReadFile(h.dir + path); string(b) != "precious" {
 		t.Errorf("the file in its place: %q, %v", b, err)
 	}
@@ -291,7 +291,7 @@ func TestA_removed_listener_drains_its_sessions_and_greets_those_in_its_queue_wi
 	if _, err := net.Dial("tcp", gone); err == nil {
 		t.Error("it listens still")
 	}
-	idle.Want("421 4.3.2 Service shutting down")
+	idle.Want("421 4.3.2 Service not available, closing")
 	idle.WantEnd()
 	if d := h.Status().Draining; len(d) != 1 || d[0].Name != "gone" || d[0].Sessions < 1 {
 		t.Errorf("draining %+v", d)
@@ -304,7 +304,7 @@ func TestA_removed_listener_drains_its_sessions_and_greets_those_in_its_queue_wi
 	if r := busy.Reply(); r.Code() != 250 {
 		t.Errorf("the mail under way: %q", r)
 	}
-	busy.Want("421 4.3.2 Service shutting down")
+	busy.Want("421 4.3.2 Service not available, closing")
 	busy.WantEnd()
 	if r := other.SendMail("ann@client.example", []string{"bob@example.com"}, "x"); r.Code() != 250 {
 		t.Errorf("the listener that stays: %q", r)
@@ -383,7 +383,7 @@ func TestA_session_that_begins_as_its_listener_goes_is_told_so(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.handle(gone, meanwhile{server, func() { h.must(h.apply(h.config(entry("stays", stays)))) }})
-	client.Want("421 4.3.2 Service shutting down")
+	client.Want("421 4.3.2 Service not available, closing")
 	client.WantEnd()
 }
 

@@ -421,7 +421,7 @@ func TestWithout_its_header_a_proxys_connection_is_closed_without_a_word(t *test
 		t.Error(r)
 	}
 	h.must(h.apply(h.config(entry("b", plain))))
-	waiting.Want("421 4.3.2 Service shutting down")
+	waiting.Want("421 4.3.2 Service not available, closing")
 	waiting.WantEnd()
 }
 

@@ -107,6 +107,8 @@ func (c *Client) open(ctx context.Context, r request) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("talk to the daemon: this user may not use its socket %s: be the daemon's user, or root", c.Socket)
 	case errors.Is(err, ErrNobody):
 		return nil, fmt.Errorf("%w: nothing listens on %s", ErrNobody, c.Socket)
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
 	case err != nil:
 		return nil, err
 	}

@@ -1,11 +1,18 @@
 package e2e
 
 import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"unicode/utf8"
 
+	"lsmtpd/gateway/admin"
 	"lsmtpd/gateway/internal/daemon"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/gateway/internal/smtptest"
@@ -113,5 +120,41 @@ func TestWhat_a_client_says_cannot_forge_a_line_of_the_log(t *testing.T) {
 		if l.Field("msg") == "" || l.Field("msg") == "forged" || strings.ContainsAny(l.Text, "\x1b\x07\x00") || !utf8.ValidString(l.Text) {
 			t.Errorf("line %q", l.Text)
 		}
+	}
+}
+
+func TestThe_daemon_outlives_whoever_read_its_log(t *testing.T) {
+	t.Parallel()
+	o := options(t, "amqp://guest:guest@127.0.0.1:1/", config(listener("in", "nowhere")))
+	path := filepath.Join(t.TempDir(), "lsmtpd.yaml")
+	socket := socketKey.FindStringSubmatch(o.Config)[1]
+	write := func(size string) {
+		t.Helper()
+		must(t, os.WriteFile(path, fmt.Appendf(nil, "admin: {socket: %q}\nspool: {dir: %q}\namqp: {urls: [%q]}\nlisteners: [{name: in, address: \"127.0.0.1:0\", exchange: x, size_limit: %s}]\n",
+			socket, t.TempDir()+"/spool", o.AMQP, size), 0o600))
+	}
+	write("1MiB")
+	cmd := exec.Command(daemon.Binary(t), "run", "-c", path)
+	log, err := cmd.StderrPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	lines := bufio.NewScanner(log)
+	for lines.Scan() && !strings.Contains(lines.Text(), "configuration applied") {
+	}
+	must(t, log.Close())
+	client := &admin.Client{Socket: socket}
+	write("2MiB")
+	for range 3 { // each is a line that nobody reads
+		if _, err := client.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
 	}
 }

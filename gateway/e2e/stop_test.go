@@ -9,7 +9,7 @@ import (
 	"lsmtpd/gateway/internal/smtptest"
 )
 
-const goodbye = "421 4.3.2 Service shutting down"
+const goodbye = "421 4.3.2 Service not available, closing"
 
 func TestSIGTERM_under_load_takes_no_new_session_ends_idle_ones_finishes_mails_and_loses_nothing(t *testing.T) {
 	t.Parallel()

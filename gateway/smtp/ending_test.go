@@ -12,7 +12,7 @@ import (
 	"lsmtpd/gateway/smtp"
 )
 
-const drained = "421 4.3.2 Service shutting down"
+const drained = "421 4.3.2 Service not available, closing"
 
 func TestDrain_waits_for_the_mail_under_way_and_for_nothing_else(t *testing.T) {
 	talk(t, "an idle session ends at once", &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {

@@ -53,7 +53,7 @@ var (
 	replyBarred       = Reply{Code: 503, Enhanced: "5.5.1", Text: "Access denied"}
 	replyEarly        = Reply{Code: 554, Enhanced: "5.5.0", Text: "Spoke before the greeting", Close: true}
 	replyForeign      = Reply{Code: 521, Enhanced: "5.5.2", Text: "This is an SMTP port", Close: true}
-	replyDraining     = Reply{Code: 421, Enhanced: "4.3.2", Text: "Service shutting down", Close: true}
+	replyDraining     = Reply{Code: 421, Enhanced: "4.3.2", Text: "Service not available, closing", Close: true}
 	replyTimeout      = Reply{Code: 421, Enhanced: "4.4.2", Text: "Timeout", Close: true}
 	replyPanic        = Reply{Code: 421, Enhanced: "4.3.0", Text: "Internal error", Close: true}
 	replyTooMany      = Reply{Code: 421, Enhanced: "4.7.0", Text: "Too many errors", Close: true}

@@ -128,7 +128,7 @@ func TestDrain_wakes_a_session_over_TCP(t *testing.T) {
 		s := serve(t, server, settings(), &owner{})
 		hello(t, c)
 		s.Drain()
-		if r := c.Reply(); r != "421 4.3.2 Service shutting down" {
+		if r := c.Reply(); r != "421 4.3.2 Service not available, closing" {
 			t.Fatalf("%q", r)
 		}
 		c.WantEnd()

@@ -195,7 +195,7 @@ func TestDrain_is_told_inside_TLS(t *testing.T) {
 		}
 		c.Do("EHLO client.example")
 		s.Drain()
-		c.Want("421 4.3.2 Service shutting down")
+		c.Want("421 4.3.2 Service not available, closing")
 		c.WantEnd() // close_notify: a connection that is only cut is no end
 		c.Close()
 		wantErr(t, s, nil)

@@ -282,6 +282,7 @@ func (r *Reloader) hasStood(digest string) bool {
 		return !r.due.settled.After(time.Now())
 	}
 	r.standing, r.due.settled = digest, time.Now().Add(removalTime)
+	r.Log.Info("the files say less than before: put in force if they stay so", "wait", removalTime.String())
 	return false
 }
 

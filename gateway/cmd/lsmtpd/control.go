@@ -84,7 +84,7 @@ func (f *flags) unanswered(err error) int {
 	case errors.Is(err, admin.ErrStopping):
 		return exitUsage
 	case errors.Is(err, admin.ErrNobody):
-		fmt.Fprintln(f.p.stderr, "Is it running, and with this configuration? --socket names another socket.")
+		fmt.Fprintln(f.p.stderr, "Is it running, and with this configuration? It listens where admin.socket pointed when it last read the file;\n--socket names another socket.")
 		return exitUsage
 	}
 	return status

@@ -134,7 +134,8 @@ func overview() string {
 	b.WriteString(`
 "lsmtpd COMMAND --help" explains one of them.
 
-exit status: 0 done, 1 it failed, 2 wrong usage, 78 the configuration is invalid
+exit status: 0 done, 1 it failed, 2 wrong usage or no daemon there,
+78 the configuration is invalid
 
 example:
   lsmtpd run -c /etc/lsmtpd/lsmtpd.yaml

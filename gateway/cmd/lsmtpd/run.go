@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 
 	"lsmtpd/gateway"
 	"lsmtpd/gateway/admin"
@@ -41,6 +43,7 @@ func runRun(p *program, args []string) int {
 	if _, err := f.parse(args, 0); err != nil {
 		return f.refuse(err)
 	}
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may go away: mail goes on
 	logs := newLogging(p.stderr, config.Log{Level: "info", Format: "auto"})
 	err := p.serve(*path, logs)
 	if faults, ok := errors.AsType[config.Faults](err); ok {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os/signal"
@@ -33,6 +34,11 @@ example:
   lsmtpd status -c /etc/lsmtpd/lsmtpd.yaml
 `
 
+// statusPatience is how long a daemon may take to tell its status.
+const statusPatience = 10 * time.Second
+
+var errSilent = errors.New("the daemon does not answer within 10s: is it stopped (SIGCONT lets it go on), or its machine overloaded?")
+
 func runStatus(p *program, args []string) int {
 	f := p.flags("status", statusHelp)
 	client, asJSON := f.control()
@@ -42,6 +48,8 @@ func runStatus(p *program, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, statusPatience, errSilent)
+	defer cancel()
 	if *history {
 		return f.showHistory(ctx, client(), *asJSON)
 	}
