@@ -130,8 +130,8 @@ func TestThe_daemon_outlives_whoever_read_its_log(t *testing.T) {
 	socket := socketKey.FindStringSubmatch(o.Config)[1]
 	write := func(size string) {
 		t.Helper()
-		must(t, os.WriteFile(path, fmt.Appendf(nil, "admin: {socket: %q}\nspool: {dir: %q}\namqp: {urls: [%q]}\nlisteners: [{name: in, address: \"127.0.0.1:0\", exchange: x, size_limit: %s}]\n",
-			socket, t.TempDir()+"/spool", o.AMQP, size), 0o600))
+		must(t, os.WriteFile(path, fmt.Appendf(nil, "admin: {socket: %q}\nspool: {dir: %q}\namqp: {urls: [%q]}\nlisteners: [{name: in, address: %q, exchange: x, size_limit: %s}]\n",
+			socket, t.TempDir()+"/spool", o.AMQP, "unix:"+socket+"-in", size), 0o600))
 	}
 	write("1MiB")
 	cmd := exec.Command(daemon.Binary(t), "run", "-c", path)
