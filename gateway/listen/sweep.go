@@ -33,7 +33,7 @@ func (s *Set) sweep(socks []*socket) {
 	}
 	begun := time.Now()
 	for left := slices.Clone(socks); ; time.Sleep(sweepPause) {
-		inside, err := halfOpen()
+		inside, err := halfOpen(families(left))
 		waited := time.Since(begun)
 		left = slices.DeleteFunc(left, func(sock *socket) bool {
 			if err != nil && waited < sweepBlind || inside[sock.port()] {
@@ -84,6 +84,24 @@ func acceptNow(fd int) (net.Conn, error) {
 			return nil, err
 		}
 	}
+}
+
+// families are those in which clients of these sockets come: a wildcard of IPv6 may take both.
+func families(socks []*socket) []byte {
+	var v4, v6 bool
+	for _, sock := range socks {
+		addr, ok := sock.Addr().(*net.TCPAddr)
+		v4 = v4 || ok && (addr.IP.To4() != nil || addr.IP.IsUnspecified())
+		v6 = v6 || ok && addr.IP.To4() == nil
+	}
+	var all []byte
+	if v4 {
+		all = append(all, unix.AF_INET)
+	}
+	if v6 {
+		all = append(all, unix.AF_INET6)
+	}
+	return all
 }
 
 // port is a TCP socket's own; 0 for one of another kind.

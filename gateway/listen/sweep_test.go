@@ -70,7 +70,7 @@ func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfte
 		apply(t, s, address)
 		m := dialMute(t, address)
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			ports, err := halfOpen()
+			ports, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
 			if err != nil {
 				t.Skip("the kernel does not tell of handshakes here: ", err)
 			}
