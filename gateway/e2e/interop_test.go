@@ -1,24 +1,15 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/smtp"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"lsmtpd/gateway/internal/certs"
 	"lsmtpd/gateway/internal/daemon"
 	"lsmtpd/gateway/internal/peers"
 	"lsmtpd/gateway/internal/rabbit"
@@ -39,8 +30,9 @@ func startStation(t *testing.T) *station {
 	t.Helper()
 	url := rabbit.Shared(t).URL()
 	q := rabbit.Queue(t, url)
-	cert, key := certificate(t, t.TempDir(), "mx.example.org")
-	transport := fmt.Sprintf("cert_file: %q, key_file: %q", cert, key)
+	base := t.TempDir() + "/mx"
+	certs.NewAuthority(t).Issue(t, 1, "mx.example.org").Write(t, base)
+	transport := fmt.Sprintf("cert_file: %q, key_file: %q", base+".pem", base+".key")
 	users := fmt.Sprintf("auth: {required: true, users: [{name: %s, password_hash: %q}]}", stationUser, bcryptHash(t, stationPassword))
 	return &station{start(t, url, config(
 		listener("plain", q.Name, "line_endings: fix"),
@@ -193,29 +185,6 @@ func TestInterop_Exim_sends_in_chunks(t *testing.T) {
 	if !strings.HasSuffix(content, "\r\n\r\n"+strings.ReplaceAll(mail, "\n", "\r\n")) {
 		t.Errorf("mail of %d octets\n%s", len(content), out)
 	}
-}
-
-// certificate makes a certificate that signs itself, and returns the names of the two files.
-func certificate(t testing.TB, dir, host string) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-	}
-	public, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	must(t, err)
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	must(t, err)
-	write := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, host+name)
-		must(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
-		return path
-	}
-	return write(".pem", "CERTIFICATE", public), write(".key", "PRIVATE KEY", secret)
 }
 
 // bcryptHash is what password_hash wants, at the least cost.

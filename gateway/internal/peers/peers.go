@@ -69,11 +69,18 @@ func Exim(t testing.TB, addr string, args ...string) *exec.Cmd {
 	group := write("group", fmt.Sprintf("root:x:0:\nDebian-exim:x:%d:\nnogroup:x:65534:\n", eximID))
 	host, port, _ := strings.Cut(addr, ":")
 	c := command(t, eximPath, nil)
-	conf := write("exim.conf", strings.NewReplacer("{spool}", spool, "{exim}", c.Path, "{host}", host, "{port}", port).Replace(eximConf))
-	c.Args = append(c.Args, append([]string{"-C", conf, "-odf", "-v"}, args...)...)
 	root := strings.TrimSuffix(c.Path, eximPath)
-	wrapper := filepath.Join(libraries(root)[0], "libnss_wrapper.so")
-	c.Env = append(c.Env, "LD_PRELOAD="+wrapper, "NSS_WRAPPER_PASSWD="+passwd, "NSS_WRAPPER_GROUP="+group)
+	// Exim runs itself again, without the environment that it needs here: by this script it always has it.
+	script := write("exim", strings.Join([]string{
+		"#!/bin/sh",
+		"export LD_LIBRARY_PATH=" + strings.Join(libraries(root), ":"),
+		"export LD_PRELOAD=" + filepath.Join(libraries(root)[0], "libnss_wrapper.so"),
+		"export NSS_WRAPPER_PASSWD=" + passwd + " NSS_WRAPPER_GROUP=" + group,
+		"exec " + c.Path + ` "$@"`, "",
+	}, "\n"))
+	must(t, os.Chmod(script, 0o755))
+	conf := write("exim.conf", strings.NewReplacer("{spool}", spool, "{exim}", script, "{host}", host, "{port}", port).Replace(eximConf))
+	c.Path, c.Args = script, append([]string{script, "-C", conf, "-odf", "-v"}, args...)
 	return c
 }
 
@@ -87,7 +94,8 @@ exim_path = {exim}
 spool_directory = {spool}
 log_file_path = {spool}/%slog
 primary_hostname = exim.example
-keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
+keep_environment =
+deliver_drop_privilege = true
 begin routers
 all:
   driver = manualroute
@@ -178,7 +186,8 @@ func unpack(root string) error {
 			return err
 		}
 	}
-	return nil
+	// As it comes it is root's whoever runs it, and such a program heeds no LD_LIBRARY_PATH.
+	return os.Chmod(filepath.Join(root, eximPath), 0o755)
 }
 
 func must(t testing.TB, err error) {
