@@ -69,7 +69,7 @@ func TestInterop_the_client_of_emersion_go_smtp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{`"lsmtpd-dsn-ret":"HDRS"`, `"lsmtpd-dsn-envid":"QQ314159"`, `"lsmtpd-dsn-notify":["SUCCESS,FAILURE","SUCCESS,FAILURE"]`, `"lsmtpd-dsn-orcpt":["rfc822;bob@example.com","rfc822;eve@example.com"]`} {
+		for _, want := range []string{`"lsmtpd-dsn-ret":"HDRS"`, `"lsmtpd-dsn-envid":"QQ314159"`, `"lsmtpd-dsn-notify":["SUCCESS,FAILURE","SUCCESS,FAILURE"]`, `"lsmtpd-dsn-orcpt":["RFC822;bob@example.com","RFC822;eve@example.com"]`} {
 			if !bytes.Contains(headers, []byte(want)) {
 				t.Errorf("headers %s lack %s", headers, want)
 			}
