@@ -73,7 +73,10 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 	}{
 		{"spool.dir", func() (change, string, error) {
 			part, err := g.store.prepare(c.Spool.Dir, spoolLimits(c))
-			return part, "", err
+			if err != nil {
+				return nil, "", err
+			}
+			return part, strings.Join(part.warnings, "; "), nil
 		}},
 		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
 		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, t) }},
