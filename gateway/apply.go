@@ -159,16 +159,19 @@ func summary(errs []error) string {
 	return strings.Join(told, "; ")
 }
 
-// retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never).
+// retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never). A session that an
+// earlier call waits for is left to that one.
 func (g *Gateway) retire(now *running) {
+	patience := now.table.Config.DrainTimeout
 	var leaving []*session
 	for _, s := range g.sessions.all() {
-		if now.listeners[s.address] == nil {
-			s.drain()
-			leaving = append(leaving, s)
+		if now.listeners[s.address] != nil || s.awaited {
+			continue
 		}
+		s.drain()
+		s.awaited = patience > 0
+		leaving = append(leaving, s)
 	}
-	patience := now.table.Config.DrainTimeout
 	if len(leaving) == 0 || patience == 0 {
 		return
 	}
