@@ -73,7 +73,10 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 	}{
 		{"spool.dir", func() (change, string, error) {
 			part, err := g.store.prepare(c.Spool.Dir, spoolLimits(c))
-			return part, "", err
+			if err != nil {
+				return nil, "", err
+			}
+			return part, strings.Join(part.warnings, "; "), nil
 		}},
 		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
 		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, t) }},
@@ -156,16 +159,19 @@ func summary(errs []error) string {
 	return strings.Join(told, "; ")
 }
 
-// retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never).
+// retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never). A session that an
+// earlier call waits for is left to that one.
 func (g *Gateway) retire(now *running) {
+	patience := now.table.Config.DrainTimeout
 	var leaving []*session
 	for _, s := range g.sessions.all() {
-		if now.listeners[s.address] == nil {
-			s.drain()
-			leaving = append(leaving, s)
+		if now.listeners[s.address] != nil || s.awaited {
+			continue
 		}
+		s.drain()
+		s.awaited = patience > 0
+		leaving = append(leaving, s)
 	}
-	patience := now.table.Config.DrainTimeout
 	if len(leaving) == 0 || patience == 0 {
 		return
 	}

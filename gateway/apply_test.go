@@ -2,11 +2,15 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"runtime"
@@ -161,15 +165,15 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 	}
 	first := *h.Status().Broker.Retry
 	eventually(t, "the broker was tried again: all goroutines are there", func() bool { return !h.Status().Broker.Retry.Equal(first) })
-	next := strings.NewReplacer("/spool", "/spool2", "/admin.sock", "/new/admin.sock").Replace(h.config(entry("a2", one) + entry("b", added)))
+	next := strings.NewReplacer("/spool", "/deep/spool2", "/admin.sock", "/new/too/admin.sock").Replace(h.config(entry("a2", one) + entry("b", added)))
 	for _, c := range []struct{ name, old, new, says string }{
-		{"the spool", "/spool2", "/file", ": spool.dir: "},
-		{"the admin socket", "/new/admin.sock", "/file/admin.sock", ": admin.socket: "},
+		{"the spool", "/deep/spool2", "/file", ": spool.dir: "},
+		{"the admin socket", "/new/too/admin.sock", "/file/admin.sock", ": admin.socket: "},
 		{"a socket", added, held.Addr().String(), ": listeners[1].address: cannot listen on " + held.Addr().String() + ": address already in use (another program listens there: stop it, or choose another port)"},
 		{"a Unix socket", added, "unix:" + h.dir + "/file", ": listeners[1].address: cannot listen on unix:" + h.dir + "/file: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			status, open := snapshot(h), descriptors(t)
+			status, open, there := snapshot(h), descriptors(t), below(t, h.dir)
 			tasks := goroutines()
 			config := strings.Replace(next, c.old, c.new, 1)
 			if _, err := h.apply(config); err == nil || !placed.MatchString(err.Error()) || !strings.Contains(err.Error(), c.says) {
@@ -182,8 +186,8 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 			if now := descriptors(t); !slices.Equal(slices.Sorted(maps.Values(now)), slices.Sorted(maps.Values(open))) {
 				t.Errorf("descriptors %v\nbefore %v", now, open)
 			}
-			if _, err := os.Lstat(h.dir + "/new/admin.sock"); err == nil {
-				t.Error("the admin socket that was prepared is still there")
+			if now := below(t, h.dir); !slices.Equal(now, there) {
+				t.Errorf("files %v\nbefore %v", now, there)
 			}
 			if _, err := net.Dial("tcp", added); err == nil {
 				t.Error("the new address answers")
@@ -193,6 +197,20 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 	if applied := h.must(h.apply(next)); applied.Generation != 2 || actions(applied) != "a2 updated, b added" {
 		t.Errorf("at last %+v", applied)
 	}
+}
+
+// below are the files and directories in dir.
+func below(t testing.TB, dir string) []string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		all = append(all, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // placed is how an error begins that tells where in the file it can be mended.
@@ -322,6 +340,29 @@ func TestA_session_that_does_not_end_is_cut_after_drain_timeout(t *testing.T) {
 		t.Error("it was told something")
 	}
 	eventually(t, "it has ended", func() bool { return len(h.Status().Draining) == 0 })
+}
+
+func TestA_session_that_outlives_many_reloads_is_waited_for_and_counted_once(t *testing.T) {
+	gone, stays := port(t), port(t)
+	var log lines
+	h := newHouseThatLogs(t, slog.New(slog.NewTextHandler(&log, nil)), entry("gone", gone)+entry("stays", stays))
+	busy := smtptest.Open(t, gone)
+	busy.Do("MAIL FROM:<ann@client.example>")
+	h.must(h.apply("drain_timeout: 2s\n" + h.config(entry("stays", stays))))
+	tasks := goroutines()
+	for i := range 50 {
+		h.must(h.apply("drain_timeout: 2s\n" + h.config(entry("stays", stays, fmt.Sprintf("max_recipients: %d", 100+i)))))
+	}
+	if now := goroutines(); now > tasks {
+		t.Errorf("%d goroutines after 50 reloads, %d before", now, tasks)
+	}
+	if _, err := busy.Receive(); err == nil {
+		t.Error("it was told something")
+	}
+	h.tasks.Wait()
+	if text := log.String(); strings.Count(text, "cut sessions of removed listeners") != 1 || !strings.Contains(text, "sessions=1\n") {
+		t.Errorf("log:\n%s", text)
+	}
 }
 
 // TestNobody_who_connects_while_a_listener_goes_is_forgotten races clients against the commit: each must hear 421 or be refused.

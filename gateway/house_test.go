@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,12 +37,17 @@ type house struct {
 // newHouse runs a gateway from its first table, made of listeners, to the end of t.
 func newHouse(t testing.TB, listeners string) *house {
 	t.Helper()
+	return newHouseThatLogs(t, slog.New(slog.DiscardHandler), listeners)
+}
+
+func newHouseThatLogs(t testing.TB, log *slog.Logger, listeners string) *house {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "house") // short: sockets are in it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &house{Gateway: New(Options{Log: slog.New(slog.DiscardHandler)}), t: t, dir: dir, answer: http.NotFound}
+	h := &house{Gateway: New(Options{Log: log}), t: t, dir: dir, answer: http.NotFound}
 	h.ServeAdmin(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.answer(w, r) }))
 	h.must(h.apply(h.config(listeners)))
 	ctx, stop := context.WithCancel(context.Background())
@@ -54,6 +61,24 @@ func newHouse(t testing.TB, listeners string) *house {
 		}
 	})
 	return h
+}
+
+// lines is a log that tests read.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // config is a file whose spool and admin socket are in the house's directory.

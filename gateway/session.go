@@ -37,6 +37,7 @@ type session struct {
 	parted   bool             // a refusal that ends the session was told of
 	visit    clientOf         // whom to count out at the end; zero where nobody was let in
 	leaving  atomic.Bool      // it was asked to end
+	awaited  bool             // its address is gone, and it is cut when drain_timeout has passed; owned by Apply
 	ended    chan struct{}    // closed when it has
 }
 

@@ -38,6 +38,7 @@ type adminChange struct {
 	admin  *adminSocket
 	path   string
 	socket *listen.UnixSocket // nil where there shall be none
+	made   []string           // directories, the innermost first
 	keep   bool
 }
 
@@ -54,10 +55,10 @@ func (a *adminSocket) prepare(c config.Admin) (change *adminChange, warning stri
 	if change.path == "" {
 		return change, "", nil
 	}
-	change.socket, err = bindAdmin(c.Socket)
+	change.socket, change.made, err = bindAdmin(c.Socket)
 	if err != nil && c.SocketIsDefault {
 		change.path = ""
-		return change, fmt.Sprintf("no admin socket, so that reload, status and tail cannot reach this process: %v", err), nil
+		return change, fmt.Sprintf("no admin socket, so that reload, status, spool and tail cannot reach this process: %v", err), nil
 	}
 	if err != nil {
 		return nil, "", err
@@ -65,26 +66,62 @@ func (a *adminSocket) prepare(c config.Admin) (change *adminChange, warning stri
 	return change, "", nil
 }
 
-// bindAdmin makes the socket's directory where it is missing. One that others may write to could hold a socket of theirs.
-func bindAdmin(path string) (*listen.UnixSocket, error) {
+// bindAdmin makes the socket's directory where it is missing, and returns which directories it made, the innermost first; of an
+// attempt in vain none is left. A directory that others may write to could hold a socket of theirs.
+func bindAdmin(path string) (socket *listen.UnixSocket, made []string, err error) {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+	made = missing(dir)
+	if err = os.MkdirAll(dir, 0o700); err == nil {
+		err = checkAdminDirectory(path)
 	}
-	info, err := os.Lstat(dir)
+	if err == nil {
+		socket, err = listen.Unix(path, 0o600)
+	}
 	if err != nil {
-		return nil, err
+		removeEmpty(made)
+		return nil, nil, err
 	}
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if info, err = os.Stat(dir); err != nil {
-			return nil, err
+	return socket, made, nil
+}
+
+// checkAdminDirectory refuses a directory of the socket at path that others may write to.
+func checkAdminDirectory(path string) error {
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, uid := int(info.Sys().(*syscall.Stat_t).Uid), os.Geteuid()
+	open := info.Mode().Perm()&0o022 != 0
+	switch {
+	case !open && (owner == uid || owner == 0):
+		return nil
+	case owner == uid && info.Mode()&fs.ModeSticky == 0:
+		return fmt.Errorf("others may write to the directory %s: name another, or: chmod 700 %s", dir, dir)
+	}
+	return fmt.Errorf("others may write to the directory %s, which is not lsmtpd's alone: name a socket in a directory of its own, such as %s",
+		dir, filepath.Join(os.TempDir(), fmt.Sprintf("lsmtpd-%d", uid), filepath.Base(path)))
+}
+
+// missing returns dir and those above it that are not there, the innermost first.
+func missing(dir string) []string {
+	var all []string
+	for {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return all
+		}
+		all = append(all, dir)
+		dir = filepath.Dir(dir)
+	}
+}
+
+// removeEmpty removes directories as far as nothing is in them.
+func removeEmpty(dirs []string) {
+	for _, dir := range dirs {
+		if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
 		}
 	}
-	owner := info.Sys().(*syscall.Stat_t).Uid
-	if own := int(owner) == os.Geteuid() || owner == 0; !own || info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("others may write to the directory %s: name another, or: chmod 700 %s", dir, dir)
-	}
-	return listen.Unix(path, 0o600)
 }
 
 // Commit serves the new socket; the old one finishes what it answers: the call that asked for this, perhaps, and a tail that
@@ -110,10 +147,11 @@ func (c *adminChange) Commit() {
 	})
 }
 
-// Abort closes what prepare bound.
+// Abort closes what prepare bound, and removes the directories that it made.
 func (c *adminChange) Abort() {
 	if c.socket != nil {
 		c.socket.Close()
+		removeEmpty(c.made)
 	}
 }
 

@@ -21,24 +21,28 @@ import (
 
 // Spooled is the spooled mail in an operator's hands: that of a running gateway, or of a directory that no daemon has open.
 type Spooled struct {
-	g    *Gateway
-	stop func() // what Connect began; nil where nothing is to be stopped
+	g        *Gateway
+	stop     func() // what Connect began; nil where nothing is to be stopped
+	warnings []string
 }
 
 // Spooled returns the gateway's spooled mail: that of the spool in use, and of those before it that still hold some.
 func (g *Gateway) Spooled() *Spooled { return &Spooled{g: g} }
 
-// OpenSpooled opens the spool at dir as a daemon does: it makes what is missing and locks it. Nothing is replayed until somebody
-// asks. Close gives it up.
+// OpenSpooled opens the spool at dir, and those before it that may still hold mail, as a daemon does: it makes dir where it is missing
+// and locks them. Nothing is replayed until somebody asks. Close gives them up.
 func OpenSpooled(dir string) (*Spooled, error) {
 	g := New(Options{Log: slog.New(slog.DiscardHandler)})
-	opened, err := spool.Open(spool.Options{Dir: dir})
+	c, err := g.store.openFor(dir, spool.Limits{})
 	if err != nil {
 		return nil, err
 	}
-	g.store.spools = []*directory{{Spool: opened, path: dir}}
-	return g.Spooled(), nil
+	g.store.spools, g.store.lost = append([]*directory{c.dir}, c.opened...), c.lost
+	return &Spooled{g: g, warnings: c.warnings}, nil
 }
+
+// Warnings tell of mail that OpenSpooled could not reach.
+func (o *Spooled) Warnings() []string { return o.warnings }
 
 // answersBy is below what the publisher's first attempt waits for an answer: one that fails sooner did not fail of that.
 const answersBy = 400 * time.Millisecond

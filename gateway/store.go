@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -33,10 +35,14 @@ type store struct {
 	ctx  context.Context // of the replays
 	stop context.CancelFunc
 
+	changing sync.Mutex // held by who opens spools, or writes what one remembers; taken before mu
+
 	// guarded by mu
 	mu      sync.Mutex
-	spools  []*directory // the one in use first
-	closing bool         // closeEmpty runs
+	spools  []*directory      // the one in use first
+	lost    map[string]string // paths of those before it that cannot be opened, and why
+	limits  spool.Limits
+	closing bool // closeEmpty runs
 }
 
 // directory is one spool and where it is.
@@ -47,16 +53,22 @@ type directory struct {
 	done   chan struct{}      // closed when that has ended
 
 	// guarded by the store's mu
-	wanted bool          // a change is about to put it in use
-	puts   int           // under way: Status does not count their files yet
-	closed chan struct{} // nil until it is being closed; closed when that is done
+	remembers []string      // paths: what its file of predecessors says
+	wanted    bool          // a change is about to put it in use
+	puts      int           // under way: Status does not count their files yet
+	closed    chan struct{} // nil until it is being closed; closed when that is done
 }
 
 // storeChange is a spool that takes mail from the commit on, within limits. It may be open already.
 type storeChange struct {
-	store  *store
-	dir    *directory
-	limits spool.Limits
+	store    *store
+	dir      *directory
+	limits   spool.Limits
+	opened   []*directory      // predecessors of dir that were not open
+	lost     map[string]string // those that cannot be opened, and why
+	noted    bool              // dir remembers more than before
+	before   []string          // what it remembered then
+	warnings []string
 }
 
 // spoolLimits are those that a configuration sets.
@@ -71,11 +83,51 @@ func spoolLimits(c *config.Config) spool.Limits {
 	return l
 }
 
+// prepare opens the spool at path where it is not open, and has it remember those that are: a start after the commit must find
+// the mail in them.
 func (s *store) prepare(path string, limits spool.Limits) (*storeChange, error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	c, err := s.openFor(path, limits)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	running := len(s.spools) > 0
+	want := s.predecessors(c)
+	s.mu.Unlock()
+	if slices.Equal(want, c.before) {
+		return c, nil
+	}
+	c.noted = true
+	// A start remembers already what it opens, but for predecessors of predecessors: closeEmpty sees to these.
+	if err := s.remember(c.dir, want); err != nil && running {
+		c.abort()
+		return nil, fmt.Errorf("spool %s: note where mail was spooled before: %w", c.dir.path, err)
+	}
+	return c, nil
+}
+
+// openFor opens what is to be open once mail is spooled at path. The caller holds changing.
+func (s *store) openFor(path string, limits spool.Limits) (*storeChange, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
+	c := &storeChange{store: s, limits: limits, lost: map[string]string{}}
+	if c.dir = s.want(path); c.dir == nil {
+		if c.dir, err = s.openAt(spool.Options{Dir: path, Limits: limits}); err != nil {
+			return nil, err
+		}
+		c.openPredecessors()
+	}
+	c.before = c.dir.remembers
+	c.warn()
+	return c, nil
+}
+
+// want returns the spool that is open at path, and keeps it open for a change; nil where there is none.
+func (s *store) want(path string) *directory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.find(path)
@@ -87,17 +139,20 @@ func (s *store) prepare(path string, limits spool.Limits) (*storeChange, error) 
 	}
 	if d != nil {
 		d.wanted = true
-		return &storeChange{s, d, limits}, nil
 	}
-	o := spool.Options{Dir: path, Log: s.log, Limits: limits}
-	if s.broker != nil {
+	return d
+}
+
+// openAt opens a spool that is not open.
+func (s *store) openAt(o spool.Options) (*directory, error) {
+	if o.Log = s.log; s.broker != nil {
 		o.Broker = s.broker
 	}
 	opened, err := spool.Open(o)
 	if err != nil {
 		return nil, err
 	}
-	return &storeChange{s, &directory{Spool: opened, path: path, done: make(chan struct{})}, limits}, nil
+	return &directory{Spool: opened, path: o.Dir, done: make(chan struct{})}, nil
 }
 
 // find returns the spool that is open at path, or nil. The caller holds mu.
@@ -114,30 +169,53 @@ func (c *storeChange) Commit() {
 	s, d := c.store, c.dir
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d.wanted = false
-	if d.cancel == nil {
-		var ctx context.Context
-		ctx, d.cancel = context.WithCancel(s.ctx)
-		s.tasks.Go(func() { s.replay(ctx, d) })
-	}
+	d.wanted, s.limits = false, c.limits
 	others := slices.DeleteFunc(s.spools, func(other *directory) bool { return other == d })
-	s.spools = slices.Insert(others, 0, d)
+	s.spools = append(slices.Insert(others, 0, d), c.opened...)
+	s.lose(c.lost)
 	for _, d := range s.spools {
 		d.SetLimits(c.limits)
+		s.beginReplay(d)
 	}
-	if len(s.spools) > 1 && !s.closing {
+	if !s.alone() && !s.closing {
 		s.closing = true
 		s.tasks.Go(s.closeEmpty)
 	}
 }
 
-// Abort closes what prepare opened.
+// beginReplay replays d from now on, if that has not begun. The caller holds mu.
+func (s *store) beginReplay(d *directory) {
+	if d.cancel != nil {
+		return
+	}
+	var ctx context.Context
+	ctx, d.cancel = context.WithCancel(s.ctx)
+	s.tasks.Go(func() { s.replay(ctx, d) })
+}
+
+// Abort closes what prepare opened, and leaves nothing of what it wrote.
 func (c *storeChange) Abort() {
-	c.store.mu.Lock()
-	defer c.store.mu.Unlock()
+	c.store.changing.Lock()
+	defer c.store.changing.Unlock()
+	c.abort()
+}
+
+func (c *storeChange) abort() {
+	s := c.store
+	if c.noted {
+		if err := s.remember(c.dir, c.before); err != nil {
+			s.log.Warn("a spool that was not put in use remembers predecessors", "dir", c.dir.path, "error", err)
+		}
+	}
+	for _, d := range c.opened {
+		_ = d.Close()
+	}
+	s.mu.Lock()
 	c.dir.wanted = false
-	if c.dir.cancel == nil {
-		_ = c.dir.Close()
+	opened := c.dir.cancel == nil
+	s.mu.Unlock()
+	if opened {
+		_ = c.dir.Abandon()
 	}
 }
 
@@ -156,29 +234,53 @@ func (s *store) replay(ctx context.Context, d *directory) {
 	}
 }
 
-// closeEmpty closes the spools that are not in use any more and hold nothing, until there are none.
+// closeEmpty closes the spools that are not in use any more and hold nothing, until there are none, and has the one in use
+// remember the others.
 func (s *store) closeEmpty() {
 	tick := time.NewTicker(emptyPoll)
 	defer tick.Stop()
+	var told string
 	for {
 		select {
 		case <-tick.C:
 		case <-s.ctx.Done():
 			return
 		}
-		for _, d := range s.beginClosing() {
-			d.cancel()
-			<-d.done
-			if err := d.Close(); err != nil {
-				s.log.Error("a spool that is not in use any more did not close", "dir", d.path, "error", err)
-			} else {
-				s.log.Info("spool empty and closed: its mail is delivered", "dir", d.path)
+		s.findLost()
+		err := s.rememberOpen()
+		if err == nil { // what one that closes remembers is noted in the one in use
+			for _, d := range s.beginClosing() {
+				s.closeOne(d)
+			}
+			s.endClosing()
+			err = s.rememberOpen()
+		}
+		if text := errorText(err); text != told {
+			if told = text; err != nil {
+				s.log.Error("cannot note which spools are replayed besides the one in use", "error", err)
 			}
 		}
-		if s.endClosing() {
+		if s.finish() {
 			return
 		}
 	}
+}
+
+// closeOne closes a spool that beginClosing returned.
+func (s *store) closeOne(d *directory) {
+	d.cancel()
+	<-d.done
+	unreadable := d.Status().Unreadable
+	err := d.Remember(nil)
+	if err = errors.Join(err, d.Close()); err != nil {
+		s.log.Error("a spool that is not in use any more did not close", "dir", d.path, "error", err)
+		return
+	}
+	if unreadable > 0 {
+		s.log.Warn("spool closed: what could be read is delivered, and the rest is left to its operator", "dir", d.path, "unreadable", unreadable)
+		return
+	}
+	s.log.Info("spool empty and closed: its mail is delivered", "dir", d.path)
 }
 
 // beginClosing returns the spools that are to be closed: neither in use nor about to be, and empty.
@@ -187,7 +289,7 @@ func (s *store) beginClosing() []*directory {
 	defer s.mu.Unlock()
 	var empty []*directory
 	for _, d := range s.spools[1:] {
-		if status := d.Status(); !d.wanted && d.puts == 0 && status.Files == 0 && !status.Indexing {
+		if st := d.Status(); !d.wanted && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && !st.Indexing {
 			d.closed = make(chan struct{})
 			empty = append(empty, d)
 		}
@@ -195,8 +297,8 @@ func (s *store) beginClosing() []*directory {
 	return empty
 }
 
-// endClosing forgets the spools that were closed, and tells whether only the one in use is left.
-func (s *store) endClosing() bool {
+// endClosing forgets the spools that were closed.
+func (s *store) endClosing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spools = slices.DeleteFunc(s.spools, func(d *directory) bool {
@@ -206,7 +308,13 @@ func (s *store) endClosing() bool {
 		close(d.closed)
 		return true
 	})
-	s.closing = len(s.spools) > 1
+}
+
+// finish tells whether only the spool in use is left, and nothing for closeEmpty to do.
+func (s *store) finish() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = !s.alone()
 	return !s.closing
 }
 
@@ -224,13 +332,16 @@ func (s *store) put(d *mail.Delivery) (settle func(id uuid.UUID, confirmed bool)
 	return current.Settle, current.Put(d)
 }
 
-// status tells of every spool, the one in use first.
+// status tells of every spool, the one in use first, those that cannot be opened last.
 func (s *store) status() []spool.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]spool.Status, len(s.spools))
 	for i, d := range s.spools {
 		all[i] = d.Status()
+	}
+	for _, path := range slices.Sorted(maps.Keys(s.lost)) {
+		all = append(all, spool.Status{Dir: path, NotOpen: s.lost[path]})
 	}
 	return all
 }
@@ -248,7 +359,11 @@ func (s *store) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, d := range s.spools {
+	for i, d := range s.spools {
+		if st := d.Status(); i > 0 && st.Files+st.NoDestination > 0 {
+			s.log.Warn("mail waits in a spool that is not in use any more: the next start replays it",
+				"dir", d.path, "files", st.Files+st.NoDestination, "octets", st.Octets)
+		}
 		errs = append(errs, d.Close())
 	}
 	s.spools = nil

@@ -6,12 +6,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
+
+// errMissing tells that a directory is not there which Open was not to make.
+var errMissing = errors.New("there is no such directory")
 
 // Check tells why Open would refuse dir as it is now, nil where it would not, or where dir is not there yet. It changes nothing.
 func Check(dir string) error {
@@ -28,13 +32,28 @@ func Check(dir string) error {
 	return nil
 }
 
-// openDirectory makes path where it is missing, checks and locks it.
+// openDirectory makes path where it is missing, checks and locks it. It leaves no directory behind that it made in vain.
 func openDirectory(path string) (*root, error) {
-	path = filepath.Clean(path) // a trailing slash would make Lstat follow a symbolic link
-	if err := makeDirectory(path); err != nil {
+	built, err := makeDirectory(filepath.Clean(path))
+	var d *root
+	if err == nil {
+		d, err = openExisting(path)
+	}
+	if err != nil {
+		unmake(built)
 		return nil, err
 	}
+	d.built = built
+	return d, nil
+}
+
+// openExisting checks and locks the directory at path.
+func openExisting(path string) (*root, error) {
+	path = filepath.Clean(path) // a trailing slash would make Lstat follow a symbolic link
 	before, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errMissing
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -76,28 +95,39 @@ func (d *root) take(before fs.FileInfo) error {
 	return d.tryOut()
 }
 
-// makeDirectory makes path and what is missing above it, each so that it outlives a crash.
-func makeDirectory(path string) error {
-	err := os.Mkdir(path, 0o700)
+// makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:
+// the outermost first.
+func makeDirectory(path string) (made []string, err error) {
+	err = os.Mkdir(path, 0o700)
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		return nil, nil
 	}
 	parent := filepath.Dir(path)
 	if errors.Is(err, fs.ErrNotExist) && parent != path {
-		if err := makeDirectory(parent); err != nil {
-			return err
+		if made, err = makeDirectory(parent); err != nil {
+			return made, err
 		}
 		err = os.Mkdir(path, 0o700)
 	}
 	if err != nil {
-		return err
+		return made, err
 	}
+	made = append(made, path)
 	above, err := os.Open(parent)
 	if err != nil {
-		return err
+		return made, err
 	}
 	defer above.Close()
-	return above.Sync()
+	return made, above.Sync()
+}
+
+// unmake removes what makeDirectory made, as far as nothing is in it.
+func unmake(made []string) {
+	for _, path := range slices.Backward(made) {
+		if syscall.Rmdir(path) != nil {
+			return
+		}
+	}
 }
 
 // checkDirectory refuses what others could put mail into, or take it from. The error says how to mend it.
@@ -108,6 +138,8 @@ func checkDirectory(path string, info fs.FileInfo) error {
 		return fmt.Errorf("is a symbolic link; name the directory itself in spool.dir, or remove the link: rm %s", quoted)
 	case !mode.IsDir():
 		return errors.New("is not a directory; name another one in spool.dir")
+	case mode&fs.ModeSticky != 0: // everybody's, as /tmp is: it must not be closed, nor be given to anybody
+		return fmt.Errorf("is shared with others; name a directory of its own in spool.dir, such as %s", shellQuote(filepath.Join(path, "lsmtpd")))
 	}
 	uid := os.Geteuid()
 	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {

@@ -35,6 +35,8 @@ func TestOpen_refuses_a_directory_that_is_not_ours_alone_and_says_what_mends_it(
 		"open to a group": {func(_ *testing.T, dir string) error { return mkdirMode(dir, 0o710) }, "is open to others (mode 0710); close it: chmod 700 'DIR'"},
 		"a symbolic link": {func(t *testing.T, dir string) error { return os.Symlink(t.TempDir(), dir) },
 			"is a symbolic link; name the directory itself in spool.dir, or remove the link: rm 'DIR'"},
+		"everybody's": {func(_ *testing.T, dir string) error { return mkdirMode(dir, 0o777|os.ModeSticky) },
+			"is shared with others; name a directory of its own in spool.dir, such as SUBDIR"},
 		"a file": {func(_ *testing.T, dir string) error { return os.WriteFile(dir, nil, 0o600) }, "is not a directory; name another one in spool.dir"},
 		"somebody else's": {func(t *testing.T, dir string) error {
 			if os.Geteuid() != 0 {
@@ -51,7 +53,7 @@ func TestOpen_refuses_a_directory_that_is_not_ours_alone_and_says_what_mends_it(
 			if err := c.arrange(t, dir); err != nil {
 				t.Fatal(err)
 			}
-			want := "spool " + dir + ": " + strings.ReplaceAll(c.want, "'DIR'", "'"+strings.ReplaceAll(dir, "'", `'\''`)+"'")
+			want := "spool " + dir + ": " + strings.NewReplacer("'DIR'", shellQuote(dir), "SUBDIR", shellQuote(dir+"/lsmtpd")).Replace(c.want)
 			for _, path := range []string{dir, dir + "/"} {
 				s, err := Open(Options{Dir: path})
 				if err == nil {

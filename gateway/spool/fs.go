@@ -25,6 +25,7 @@ type directory interface {
 	free() (int64, error)                                 // octets that who is not root may still write
 	setAside(name, reason string) error                   // moves it to bad/
 	aside(each func(BadEntry) bool) error                 // what is in bad/, until each returns false
+	unmake()                                              // removes the directories that were made for it, as far as nothing is in them
 	close() error
 }
 
@@ -51,6 +52,7 @@ type root struct {
 	self    *os.File // for flock and fsync
 	named   bool     // the file system has no O_TMPFILE, or no /proc shows it
 	opening string   // a uuid
+	built   []string // the directories that openDirectory made, the outermost first
 	made    atomic.Int64
 }
 
@@ -160,6 +162,7 @@ func (d *root) open(name string) (source, error) {
 
 func (d *root) remove(name string) error { return d.Remove(name) }
 func (d *root) sync() error              { return d.self.Sync() }
+func (d *root) unmake()                  { unmake(d.built) }
 
 func (d *root) free() (int64, error) {
 	var st unix.Statfs_t

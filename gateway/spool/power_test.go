@@ -109,6 +109,7 @@ func (d *disk) leftover(string) bool               { return false }
 func (d *disk) free() (int64, error)               { return 1 << 40, nil }
 func (d *disk) setAside(name, reason string) error { return fmt.Errorf("%s: %s", name, reason) }
 func (d *disk) aside(func(BadEntry) bool) error    { return nil }
+func (d *disk) unmake()                            {}
 func (d *disk) close() error                       { return nil }
 
 type diskFile struct {

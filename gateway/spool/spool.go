@@ -24,10 +24,11 @@ const maxWriters = 64
 
 // Options say where a Spool is.
 type Options struct {
-	Dir    string       // made where it is missing; its path is taken as it is given
-	Log    *slog.Logger // nil logs nothing
-	Limits Limits       // as SetLimits has them
-	Broker Broker       // nil: one that takes no mail of others
+	Dir      string       // made where it is missing; its path is taken as it is given
+	Existing bool         // Dir is not made: where it is missing, that is an error
+	Log      *slog.Logger // nil logs nothing
+	Limits   Limits       // as SetLimits has them
+	Broker   Broker       // nil: one that takes no mail of others
 }
 
 // Spool is one directory of deliveries. Its methods may be called from any goroutine.
@@ -60,7 +61,11 @@ type Spool struct {
 // Open makes the directory where it is missing, locks it and begins to read what lies in it. It refuses a directory that others
 // could write to, or that another process has open; the error says what mends it. Close ends what Open began.
 func Open(o Options) (*Spool, error) {
-	dir, err := openDirectory(o.Dir)
+	open := openDirectory
+	if o.Existing {
+		open = openExisting
+	}
+	dir, err := open(o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", o.Dir, err)
 	}
@@ -101,6 +106,19 @@ func start(o Options, dir directory) *Spool {
 
 // Close waits for every Put under way, removes what was confirmed and gives up the lock. A Replay must have returned before it.
 func (s *Spool) Close() error {
+	s.end()
+	return s.dir.close()
+}
+
+// Abandon is Close, and removes the directories that Open made, as far as nothing is in them.
+func (s *Spool) Abandon() error {
+	s.end()
+	s.dir.unmake() // before the lock is given up: nobody else opens what is about to go
+	return s.dir.close()
+}
+
+// end does of Close what comes before the lock is given up.
+func (s *Spool) end() {
 	close(s.closing)
 	s.mu.Lock()
 	s.closed = true
@@ -114,7 +132,6 @@ func (s *Spool) Close() error {
 	s.tasks.Wait()
 	for s.removeSome(removeAtOnce) {
 	}
-	return s.dir.close()
 }
 
 // Put writes d to disk. When it returns nil, the file is found again after a crash; it is held from replay until Settle. Errors
@@ -190,13 +207,14 @@ type Status struct {
 	Dir           string    `json:"dir"`
 	Files         int       `json:"files"` // deliveries that wait for the broker
 	Octets        int64     `json:"octets"`
-	Held          int       `json:"held"`              // of Files: the first publish is not decided
-	Retrying      int       `json:"retrying"`          // of Files: the last replay failed for the delivery's own reason
-	Oldest        time.Time `json:"oldest,omitzero"`   // of Files; zero where there is none
-	Unreadable    int       `json:"unreadable"`        // files that cannot be replayed: in bad/, or left as they are
-	NoDestination int       `json:"no_destination"`    // LSMTPD's own files, which do not say where to
-	Indexing      bool      `json:"indexing"`          // what lay there at start is not wholly counted yet
-	Failing       string    `json:"failing,omitempty"` // why the disk takes nothing until a test of it passes
+	Held          int       `json:"held"`               // of Files: the first publish is not decided
+	Retrying      int       `json:"retrying"`           // of Files: the last replay failed for the delivery's own reason
+	Oldest        time.Time `json:"oldest,omitzero"`    // of Files; zero where there is none
+	Unreadable    int       `json:"unreadable"`         // files that cannot be replayed: in bad/, or left as they are
+	NoDestination int       `json:"no_destination"`     // LSMTPD's own files, which do not say where to
+	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
+	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
+	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
 	Warning       string    `json:"warning,omitempty"`
 	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
 	LastErrorAt   time.Time `json:"last_error_at,omitzero"`

@@ -111,6 +111,9 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		if opened != nil {
 			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
 		}
+		for _, warning := range local.Warnings() {
+			fmt.Fprintf(f.p.stderr, "lsmtpd: warning: %s\n", warning)
+		}
 		return &access{keeper: local, local: local, config: c}, nil
 	}
 }

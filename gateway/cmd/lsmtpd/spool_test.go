@@ -203,3 +203,11 @@ func TestA_spool_of_another_user_is_told_with_the_command_that_works(t *testing.
 		t.Error(err)
 	}
 }
+
+func TestThe_status_says_of_a_spool_that_cannot_be_opened_that_its_mail_is_unseen_and_counts_none(t *testing.T) {
+	got := spoolText(spool.Status{Dir: "/old", NotOpen: "spool /old: there is no such directory"}, time.Now(), true)
+	want := "/old: not in use any more, and what mail is left there waits unseen:\n        spool /old: there is no such directory"
+	if got != want {
+		t.Errorf("%q", got)
+	}
+}

@@ -159,6 +159,9 @@ func brokerText(s publish.Status, now time.Time) string {
 }
 
 func spoolText(s spool.Status, now time.Time, old bool) string {
+	if s.NotOpen != "" {
+		return s.Dir + ": not in use any more, and what mail is left there waits unseen:\n        " + s.NotOpen
+	}
 	text := fmt.Sprintf("%s: %d waiting", s.Dir, s.Files)
 	if s.Files > 0 {
 		text += fmt.Sprintf(" (%s, the oldest for %s)", sizeText(s.Octets), age(s.Oldest, now))
