@@ -23,6 +23,7 @@ type channel struct {
 	ch      *amqp.Channel
 	closing chan *amqp.Error // the broker's reason, once; closed with the channel. For why, and to wait for
 	ages    []*age           // owned by the lane that publishes: the oldest first
+	nacks   nacks
 
 	// guarded by mu
 	mu       sync.Mutex
@@ -60,6 +61,7 @@ func openChannel(l *link) (*channel, error) {
 		closing:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, 2*windowMessages)),
 		returned: map[string]returned{},
+		nacks:    nacks{row: map[destination]int{}},
 	}, nil
 }
 
@@ -132,22 +134,24 @@ func (c *channel) why() *amqp.Error {
 	return c.reason
 }
 
-// outcome tells what became of the message id, whose confirmation dc is done. A return comes before its ack on the wire, and
+// outcome tells what became of t's message, whose confirmation dc is done. A return comes before its ack on the wire, and
 // the library's reader has put it into returns by then, so the channel is drained here, when the ack is seen.
-func (c *channel) outcome(id string, dc *amqp.DeferredConfirmation) Result {
+func (c *channel) outcome(t *Ticket, dc *amqp.DeferredConfirmation) Result {
 	acked := dc.Acked()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.drain()
-	back := c.take(id)
-	c.mu.Unlock()
+	back := c.take(t.id)
 	switch {
 	case acked && back != "":
 		return Result{Outcome: Returned, Err: errors.New(back)}
 	case acked:
+		c.nacks.confirmed(destinationOf(t.delivery))
 		return Result{Outcome: Confirmed}
 	case c.ch.IsClosed():
 		return Result{Outcome: InDoubt, Err: errors.New("the channel closed before the broker confirmed")}
 	}
+	c.nacks.refused(destinationOf(t.delivery))
 	return Result{Outcome: Rejected, Err: errors.New("the broker answered basic.nack")}
 }
 
