@@ -46,14 +46,13 @@ func (l *lane) run(ctx context.Context) {
 		if l.on != nil {
 			l.on.conn.uncork()
 		}
-		var closing <-chan *amqp.Error
+		var closed <-chan *amqp.Error
 		if l.channel != nil {
-			closing = l.channel.closing
+			closed = l.channel.closed
 		}
 		select {
 		case <-wait:
-		case reason := <-closing:
-			l.channel.heard(reason)
+		case <-closed:
 			l.closed()
 		case to := <-l.links:
 			l.change(to)
@@ -196,7 +195,7 @@ func (l *lane) publish(c *channel) {
 		l.giveUp(Result{Rejected, fmt.Errorf("not an AMQP message: %w", err)})
 		return
 	}
-	c.heard(<-c.closing) // the channel is closed, or is about to be
+	<-c.closed // or it is about to be
 	if c == l.channel {
 		l.closed()
 	} else {
