@@ -93,8 +93,8 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	return change, nil
 }
 
-// Verify declares the topology and asks the broker for the exchanges that mail will go to, before Commit. It waits a second at
-// most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail goes
+// Verify declares the topology and asks the broker for the exchanges that mail will go to. It comes right before Commit, when nothing
+// can fail any more: until then nothing at the broker has changed. It waits a second at most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail goes
 // by the second connection until they are. Without it each exchange is verified when its first mail comes.
 func (c *Change) Verify(exchanges []string) []error {
 	p := c.publisher

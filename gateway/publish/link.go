@@ -167,6 +167,12 @@ func (l *link) topologyFaults() []error {
 	return slices.Clone(l.faults)
 }
 
+func (l *link) noteFaults(faults []error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = faults
+}
+
 // why tells why the connection is gone.
 func (l *link) why() error {
 	l.mu.Lock()
