@@ -66,7 +66,7 @@ func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
 }
 
 // prepare makes ready whatever can fail, in the order in which it is committed: the sockets bring mail, and come last; nobody
-// shall connect to one, and then wait for a broker that does not answer.
+// shall connect to one, and then wait for the connection to a broker.
 func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, broker *publish.Change, warnings []string, err error) {
 	c := t.Config
 	for _, step := range []struct {
