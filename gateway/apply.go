@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"lsmtpd/gateway/listen"
+	"lsmtpd/gateway/publish"
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
 )
@@ -26,13 +26,15 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	if g.stopped {
 		return routes.Applied{}, errors.New("the daemon is stopping")
 	}
-	prepared, warnings, err := g.prepare(ctx, t)
+	prepared, broker, warnings, err := g.prepare(ctx, t)
 	if err != nil {
 		for i := len(prepared) - 1; i >= 0; i-- {
 			prepared[i].Abort()
 		}
 		return routes.Applied{}, err
 	}
+	// Nothing can fail any more: only now anything at the broker changes, and before mail comes that needs it.
+	warnings = append(warnings, summary(broker.Verify(t.Exchanges()))...)
 	old := g.running.Load()
 	now := run(t, old, g.memory)
 	if _, warning := affordable(t.Config); warning != "" {
@@ -64,8 +66,8 @@ func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
 }
 
 // prepare makes ready whatever can fail, in the order in which it is committed: the sockets bring mail, and come last; nobody
-// shall connect to one, and then wait for a broker that does not answer.
-func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, warnings []string, err error) {
+// shall connect to one, and then wait for the connection to a broker.
+func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []change, broker *publish.Change, warnings []string, err error) {
 	c := t.Config
 	for _, step := range []struct {
 		key string
@@ -79,7 +81,10 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 			return part, strings.Join(part.warnings, "; "), nil
 		}},
 		{"admin.socket", func() (change, string, error) { return g.admin.prepare(c.Admin) }},
-		{"amqp.urls", func() (change, string, error) { return g.prepareBroker(ctx, t) }},
+		{"amqp.urls", func() (part change, warning string, err error) {
+			broker, warning, err = g.prepareBroker(ctx, c)
+			return broker, warning, err
+		}},
 		{"listeners", func() (change, string, error) { return g.prepareSockets(t) }},
 	} {
 		part, warning, err := step.do()
@@ -87,14 +92,14 @@ func (g *Gateway) prepare(ctx context.Context, t *routes.Table) (prepared []chan
 			err = misfits{misfit(c.Fault(step.key, err.Error()))}
 		}
 		if err != nil {
-			return prepared, warnings, err
+			return prepared, nil, nil, err
 		}
 		prepared = append(prepared, part)
 		if warning != "" {
 			warnings = append(warnings, warning)
 		}
 	}
-	return prepared, warnings, nil
+	return prepared, broker, warnings, nil
 }
 
 // misfits is why a table does not fit the world as it is: faults with their places. Unlike config.Faults they may pass while
@@ -132,31 +137,25 @@ func (g *Gateway) prepareSockets(t *routes.Table) (change, string, error) {
 	return part, "", err
 }
 
-func (g *Gateway) prepareBroker(ctx context.Context, t *routes.Table) (part change, warning string, err error) {
-	broker, err := g.publisher.Prepare(ctx, &t.Config.AMQP)
-	if err != nil {
-		return nil, "", err
-	}
-	problems := broker.Verify(t.Exchanges())
-	if broker.Warning != nil {
+// prepareBroker connects where that is needed; nothing at the broker changes by it.
+func (g *Gateway) prepareBroker(ctx context.Context, c *config.Config) (broker *publish.Change, warning string, err error) {
+	broker, err = g.publisher.Prepare(ctx, &c.AMQP)
+	if err == nil && broker.Warning != nil {
 		warning = "mail is spooled until the broker is back: " + broker.Warning.Error()
-	} else if len(problems) > 0 {
-		warning = summary(problems)
 	}
-	return broker, warning, nil
+	return broker, warning, err
 }
 
 // summary tells the first of many errors.
-func summary(errs []error) string {
-	const most = 5
-	var told []string
+func summary(errs []error) (told []string) {
+	const most = 20
 	for _, err := range errs[:min(most, len(errs))] {
 		told = append(told, err.Error())
 	}
 	if more := len(errs) - most; more > 0 {
-		told = append(told, fmt.Sprintf("and %d more", more))
+		told = append(told, fmt.Sprintf("and %d more problems at the broker", more))
 	}
-	return strings.Join(told, "; ")
+	return told
 }
 
 // retire drains the sessions of every address that is gone, and cuts what is left after drain_timeout (0: never). A session that an

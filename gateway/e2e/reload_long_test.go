@@ -194,7 +194,7 @@ func TestAnother_broker_takes_over_and_no_mail_is_lost_and_one_that_does_not_ans
 	overwrite(t, d.ConfigPath(), strings.Replace(original, node.URL(), "amqp://guest:guest@"+silent.Addr()+"/", 1))
 	within(t, 5*time.Second, "the refusal", func() {
 		r := d.reload()
-		want := fmt.Sprintf("amqp.urls: broker %s takes the connection and does not answer (the connection in use stays)", silent.Addr())
+		want := fmt.Sprintf("amqp.urls: broker %s takes the connection and did not answer within 1s (the connection in use stays)", silent.Addr())
 		if r.Result != reload.Rejected || len(r.Errors) != 1 || !strings.HasPrefix(r.Errors[0], d.ConfigPath()+":") || !strings.HasSuffix(r.Errors[0], want) {
 			t.Errorf("report %s\nwant the error %s", r, want)
 		}

@@ -21,8 +21,10 @@ const (
 type channel struct {
 	link    *link
 	ch      *amqp.Channel
-	closing chan *amqp.Error // the broker's reason, once; closed with the channel. For why, and to wait for
+	closing chan *amqp.Error // the broker's reason, once; closed with the channel. Received from by why alone
+	closed  chan *amqp.Error // ready when the channel is closed and closing has the reason. For the lane to wait for
 	ages    []*age           // owned by the lane that publishes: the oldest first
+	nacks   nacks
 
 	// guarded by mu
 	mu       sync.Mutex
@@ -57,9 +59,11 @@ func openChannel(l *link) (*channel, error) {
 	return &channel{
 		link:     l,
 		ch:       ch,
-		closing:  ch.NotifyClose(make(chan *amqp.Error, 1)),
+		closing:  ch.NotifyClose(make(chan *amqp.Error, 1)), // told first
+		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, 2*windowMessages)),
 		returned: map[string]returned{},
+		nacks:    nacks{row: map[destination]int{}},
 	}, nil
 }
 
@@ -106,48 +110,39 @@ func (c *channel) idle() bool {
 	return true
 }
 
-// heard notes what came from closing.
-func (c *channel) heard(reason *amqp.Error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.hear(reason)
-}
-
-// hear is heard for who holds mu. The end of the connection is no reason of the channel's.
-func (c *channel) hear(reason *amqp.Error) {
-	if reason != nil && !c.link.broken() {
-		c.reason = reason
-	}
-}
-
-// why tells for which reason the broker closed the channel: nil where it did not, or where the connection went.
+// why tells for which reason the broker closed the channel: nil where it did not, or where the connection went. It is known before
+// the confirmations of the channel are done.
 func (c *channel) why() *amqp.Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
 	case reason := <-c.closing:
-		c.hear(reason)
+		if reason != nil && !c.link.broken() {
+			c.reason = reason
+		}
 	default:
 	}
 	return c.reason
 }
 
-// outcome tells what became of the message id, whose confirmation dc is done. A return comes before its ack on the wire, and
+// outcome tells what became of t's message, whose confirmation dc is done. A return comes before its ack on the wire, and
 // the library's reader has put it into returns by then, so the channel is drained here, when the ack is seen.
-func (c *channel) outcome(id string, dc *amqp.DeferredConfirmation) Result {
+func (c *channel) outcome(t *Ticket, dc *amqp.DeferredConfirmation) Result {
 	acked := dc.Acked()
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.drain()
-	back := c.take(id)
-	c.mu.Unlock()
+	back := c.take(t.id)
 	switch {
 	case acked && back != "":
 		return Result{Outcome: Returned, Err: errors.New(back)}
 	case acked:
+		c.nacks.confirmed(destinationOf(t.delivery))
 		return Result{Outcome: Confirmed}
 	case c.ch.IsClosed():
 		return Result{Outcome: InDoubt, Err: errors.New("the channel closed before the broker confirmed")}
 	}
+	c.nacks.refused(destinationOf(t.delivery))
 	return Result{Outcome: Rejected, Err: errors.New("the broker answered basic.nack")}
 }
 

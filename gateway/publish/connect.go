@@ -35,23 +35,16 @@ func pause(attempt int, err error) time.Duration {
 
 // connect tries every URL of c once, in turn; the second connection tries first the one that answered last.
 func (p *Publisher) connect(ctx context.Context, c *config.AMQP, n *line) (*link, error) {
-	err := errors.New("amqp.urls names no broker")
-	first := 0
+	t := to{name: "lsmtpd " + n.name, notify: n.blocked}
 	if n.lazy() {
-		first = int(p.answered.Load())
+		t.first = int(p.answered.Load())
 	}
-	for i := range c.URLs {
-		at := (first + i) % len(c.URLs)
-		var l *link
-		if l, err = dial(ctx, c, c.URLs[at], "lsmtpd "+n.name, n.blocked); err == nil {
-			p.answered.Store(int32(at))
-			return l, nil
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	l, at, err := dialAny(ctx, c, t)
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	p.answered.Store(int32(at))
+	return l, nil
 }
 
 // Change is a configuration of the broker that is prepared: connected where that was possible.
@@ -72,7 +65,7 @@ const startPatience = 500 * time.Millisecond
 
 // Prepare makes ready to publish as c says. Where c leads to the same broker as before, the connection stays; otherwise the
 // new one is made first. That it does not answer within c.ConnectTimeout is an error, unless there is no working connection
-// now either: then it is the Change's Warning.
+// now either: then it is the Change's Warning. Several URLs share that time.
 func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error) {
 	p.mu.Lock()
 	old, working := p.config, p.live.link != nil
@@ -100,8 +93,8 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	return change, nil
 }
 
-// Verify declares the topology and asks the broker for the exchanges that mail will go to, before Commit. It waits a second at
-// most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail goes
+// Verify declares the topology and asks the broker for the exchanges that mail will go to. It comes right before Commit, when nothing
+// can fail any more: until then nothing at the broker has changed. It waits a second at most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail goes
 // by the second connection until they are. Without it each exchange is verified when its first mail comes.
 func (c *Change) Verify(exchanges []string) []error {
 	p := c.publisher

@@ -3,6 +3,8 @@ package publish
 import (
 	"context"
 	"errors"
+	"strings"
+	"time"
 
 	"lsmtpd/routes/config"
 
@@ -12,25 +14,61 @@ import (
 // Dial connects once to the first broker of c that answers, for a command: name is what the broker's operators see of it. The end of
 // ctx cuts the attempt, not the connection. No error carries a secret.
 func Dial(ctx context.Context, c *config.AMQP, name string) (conn *amqp.Connection, broker string, err error) {
-	l, err := dialAny(ctx, c, name)
+	l, _, err := dialAny(ctx, c, to{name: name})
 	if err != nil {
 		return nil, "", err
 	}
 	return l.amqp, l.broker, nil
 }
 
-// dialAny is dial for each URL of c in turn. Its error tells of all.
-func dialAny(ctx context.Context, c *config.AMQP, name string) (*link, error) {
-	var errs []error
-	for _, url := range c.URLs {
-		l, err := dial(ctx, c, url, name, func(*link, string) {})
+// to is who dials.
+type to struct {
+	name   string              // for the broker's operators
+	first  int                 // which URL is tried first
+	notify func(*link, string) // told when the broker blocks and unblocks; nil where nobody is
+}
+
+// dialAny dials each URL of c once, in turn, and tells which one answered. What ctx leaves of the time is shared evenly among those
+// that are left, so that a silent one does not use up the time of the others. Its error tells of all.
+func dialAny(ctx context.Context, c *config.AMQP, t to) (l *link, at int, err error) {
+	if len(c.URLs) == 0 {
+		return nil, 0, errors.New("amqp.urls names no broker")
+	}
+	var errs brokerErrors
+	for i := range c.URLs {
+		at = (t.first + i) % len(c.URLs)
+		limited, cancel := share(ctx, len(c.URLs)-i)
+		l, err = dial(limited, c, c.URLs[at], t)
+		cancel()
 		if err == nil {
-			return l, nil
+			return l, at, nil
 		}
 		errs = append(errs, err)
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, errors.Join(errs...)
+	return nil, 0, errs
 }
+
+// share bounds ctx to one of n equal parts of the time that it leaves.
+func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	by, limited := ctx.Deadline()
+	if !limited {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, time.Until(by)/time.Duration(n))
+}
+
+// brokerErrors is why none of several brokers is to be had, one line for all.
+type brokerErrors []error
+
+func (e brokerErrors) Error() string {
+	told := make([]string, len(e))
+	for i, err := range e {
+		told[i] = err.Error()
+	}
+	return strings.Join(told, "; ")
+}
+
+func (e brokerErrors) Unwrap() []error { return e }

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -176,7 +177,7 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 		spoil func(*amqptest.Broker)
 		why   string
 	}{
-		"accepts and stays silent": {(*amqptest.Broker).Freeze, "does not answer"},
+		"accepts and stays silent": {(*amqptest.Broker).Freeze, "did not answer within "},
 		"refuses connections":      {func(b *amqptest.Broker) { b.Refuse(true) }, "connection refused"},
 		"wrong password":           {func(b *amqptest.Broker) { b.Require(amqptest.Login{User: "guest", Password: "other"}) }, "password"},
 		"no such vhost":            {func(b *amqptest.Broker) { b.Vhost("elsewhere") }, "virtual host"},
@@ -215,4 +216,29 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 			}
 		})
 	}
+}
+
+func TestAReloadTriesEachURLWithinOneConnectTimeoutAndNamesThoseThatDidNotAnswer(t *testing.T) {
+	leavesNothing(t)
+	old, silent, good := amqptest.Start(t), amqptest.Start(t), amqptest.Start(t)
+	p := start(t, settings(old.URL()))
+	silent.Freeze()
+	c := settings(silent.URL())
+	c.URLs, c.ConnectTimeout = []string{silent.URL(), silent.URL(), good.URL()}, 900*time.Millisecond
+	change, err := p.Prepare(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := good.Connections(); n != 1 {
+		t.Errorf("%d connections to the broker that answers", n)
+	}
+	change.Abort()
+	good.Refuse(true)
+	_, err = p.Prepare(t.Context(), c)
+	says := "broker " + silent.Addr() + ` takes the connection and did not answer within \d+ms; `
+	want := says + says + "broker " + good.Addr() + ` is not there: connection refused \(the connection in use stays\)`
+	if err == nil || !regexp.MustCompile("^"+want+"$").MatchString(err.Error()) {
+		t.Errorf("error %v\nwant  %s", err, want)
+	}
+	must(t, p, delivery("x", "k"), Confirmed)
 }

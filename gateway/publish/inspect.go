@@ -16,7 +16,7 @@ type Inspection struct {
 
 // Inspect connects to the first broker of c that answers. When ctx ends, the connection is cut.
 func Inspect(ctx context.Context, c *config.AMQP) (*Inspection, error) {
-	l, err := dialAny(ctx, c, "lsmtpd check")
+	l, _, err := dialAny(ctx, c, to{name: "lsmtpd check"})
 	if err != nil {
 		return nil, err
 	}

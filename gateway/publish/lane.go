@@ -10,7 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// maxOld is how many worn channels a lane keeps to hear their last confirms: closed before, they would end the connection.
+// maxOld is how many channels that it left a lane keeps to hear their last confirms: closed before, they would end the connection.
 const maxOld = 4
 
 var errStopping = errors.New("the gateway is stopping")
@@ -26,7 +26,8 @@ type lane struct {
 	on      *link      // the newest; nil before the first
 	channel *channel   // nil where it must be opened
 	aside   *channel   // for messages that are to be alone; nil where it must be opened
-	old     []*channel // worn
+	old     []*channel // worn, or refused
+	moves   moves      // from channels that are refused everything for a destination
 	ticket  *Ticket    // taken from the queue and not published yet
 }
 
@@ -45,14 +46,13 @@ func (l *lane) run(ctx context.Context) {
 		if l.on != nil {
 			l.on.conn.uncork()
 		}
-		var closing <-chan *amqp.Error
+		var closed <-chan *amqp.Error
 		if l.channel != nil {
-			closing = l.channel.closing
+			closed = l.channel.closed
 		}
 		select {
 		case <-wait:
-		case reason := <-closing:
-			l.channel.heard(reason)
+		case <-closed:
 			l.closed()
 		case to := <-l.links:
 			l.change(to)
@@ -132,15 +132,32 @@ func (l *lane) open(t *Ticket) (c *channel, err error) {
 			l.aside = nil
 		}
 	}
-	if c := l.channel; c != nil && c.worn(time.Now()) {
-		l.retireChannel(c)
-	}
+	l.leave(destinationOf(t.delivery), time.Now())
 	if *at != nil {
 		return *at, nil
 	}
 	l.on.conn.uncork()
 	*at, err = openChannel(l.on)
 	return *at, err
+}
+
+// leave leaves the channel where it is worn, or where it is refused everything for d and another is worth a try.
+func (l *lane) leave(d destination, now time.Time) {
+	c := l.channel
+	if c == nil {
+		return
+	}
+	if c.worn(now) {
+		l.retireChannel(c)
+		return
+	}
+	if !c.refuses(d) || !l.moves.due(d, now) {
+		return
+	}
+	l.publisher.log.Info("the broker refuses all mail for a destination on this channel: the next one is tried",
+		"lane", l.name, "exchange", d.exchange, "routing_key", d.key)
+	l.moves.moved(c.refused(), now)
+	l.retireChannel(c)
 }
 
 // retireChannel lets c end after its last confirm, and the next one be opened, unless there are too many such.
@@ -152,6 +169,8 @@ func (l *lane) retireChannel(c *channel) {
 		}
 		return done || c.ch.IsClosed()
 	})
+	// With so many in use the lane stays where it is, however worn: the broker would keep ever more channels for queues that do not
+	// confirm. Until an older one is idle, the library keeps 25 to 50 octets of each later message here.
 	if len(l.old) < maxOld {
 		l.old, l.channel = append(l.old, c), nil
 	}
@@ -178,7 +197,7 @@ func (l *lane) publish(c *channel) {
 		l.giveUp(Result{Rejected, fmt.Errorf("not an AMQP message: %w", err)})
 		return
 	}
-	c.heard(<-c.closing) // the channel is closed, or is about to be
+	<-c.closed // or it is about to be
 	if c == l.channel {
 		l.closed()
 	} else {
@@ -216,7 +235,7 @@ func (l *lane) change(to *link) {
 		old.conn.uncork()
 		l.publisher.retire(old)
 	}
-	l.on, l.channel, l.aside, l.old = to, nil, nil, nil
+	l.on, l.channel, l.aside, l.old, l.moves = to, nil, nil, nil, moves{}
 	if to != nil {
 		l.channel, _ = openChannel(to) // its error is met again by the next ticket
 	}

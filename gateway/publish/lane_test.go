@@ -259,6 +259,39 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 	}
 }
 
+func TestALaneStaysOnItsFifthChannelUntilAnOlderOneHasHeardItsLastConfirm(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "x")
+	broker.Script(func(m *amqptest.Publish) {
+		if !strings.HasPrefix(m.RoutingKey, "stuck") {
+			m.Ack()
+		}
+	})
+	last := func() *amqptest.Publish { all := broker.Published(); return all[len(all)-1] }
+	var stuck []*amqptest.Publish
+	channels := map[int]bool{}
+	for i := range maxOld + 1 {
+		soon := within(t, 50*time.Millisecond)
+		p.Submit(soon, delivery("x", fmt.Sprint("stuck", i))).Wait(soon)
+		stuck = append(stuck, broker.AwaitPublished(2*i + 1)[2*i])
+		p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
+		must(t, p, delivery("x", "next"), Confirmed)
+		channels[last().Channel] = true
+	}
+	fifth := last().Channel
+	if len(channels) != maxOld || fifth != stuck[maxOld].Channel {
+		t.Errorf("by %d channels, the last by %d, want the stuck one's, %d", len(channels), fifth, stuck[maxOld].Channel)
+	}
+	stuck[0].Ack()
+	until(t, patience, func() bool {
+		must(t, p, delivery("x", "next"), Confirmed)
+		return last().Channel != fifth
+	})
+	if n := broker.Connections(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 func TestAnAlarmThatOneConnectionTellsOfIsHeededByBoth(t *testing.T) {
 	broker := amqptest.Start(t)
 	p := start(t, settings(broker.URL()), "x")

@@ -202,6 +202,14 @@ func (n *line) what() string {
 
 // lasting is what keeps us from a broker that is there, "" where there seems to be none.
 func lasting(err error) string {
+	if each, several := errors.AsType[brokerErrors](err); several {
+		for _, err := range each {
+			if fault := lasting(err); fault != "" {
+				return fault
+			}
+		}
+		return ""
+	}
 	if e, ok := errors.AsType[*awayError](err); ok && e.there {
 		return "it " + e.reason
 	}

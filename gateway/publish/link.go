@@ -25,7 +25,7 @@ type link struct {
 	conn        *conn
 	amqp        *amqp.Connection
 	gone        chan struct{}                // closed when the connection is
-	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks ("")
+	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
 	unconfirmed sync.WaitGroup               // published, and no result yet
 	patience    time.Duration                // longest wait for those when the link is retired
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
@@ -39,8 +39,8 @@ type link struct {
 	faults   []error          // what the broker refused of it
 }
 
-// dial connects to one URL within c.ConnectTimeout, under a name for the broker's operators.
-func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*link, string)) (*link, error) {
+// dial connects to one URL within c.ConnectTimeout.
+func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
 		return nil, errors.New("not an AMQP URL") // the URL may hold a password
@@ -48,15 +48,21 @@ func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*li
 	l := &link{
 		broker:   net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)),
 		gone:     make(chan struct{}),
-		notify:   notify,
+		notify:   t.notify,
 		stall:    make(chan struct{}),
 		patience: c.ConfirmTimeout,
 	}
+	patience := c.ConnectTimeout
+	if by, limited := ctx.Deadline(); limited {
+		patience = min(patience, time.Until(by))
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	settings, err := l.settings(ctx, c, uri)
 	if err != nil {
 		return nil, &awayError{broker: l.broker, reason: "is not asked: " + err.Error(), there: true, err: err}
 	}
-	settings.Properties.SetClientConnectionName(name)
+	settings.Properties.SetClientConnectionName(t.name)
 	if l.amqp, err = amqp.DialConfig(url, settings); err != nil {
 		onWire := ctx.Err() // it cuts the handshake
 		if l.conn != nil && onWire == nil {
@@ -66,7 +72,7 @@ func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*li
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, onWire)
+		return nil, away(l.broker, err, wire{onWire, patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	closed := l.amqp.NotifyClose(make(chan *amqp.Error, 1))
@@ -75,21 +81,18 @@ func dial(ctx context.Context, c *config.AMQP, url, name string, notify func(*li
 	return l, nil
 }
 
-// settings are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
+// settings are for a handshake until the deadline of ctx. They are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
 func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp.Config, error) {
 	settings := amqp.Config{
 		Heartbeat:  c.Heartbeat,
 		Properties: amqp.NewConnectionProperties(),
 		Dial: func(network, addr string) (net.Conn, error) {
-			dialer := net.Dialer{Timeout: c.ConnectTimeout}
+			var dialer net.Dialer
 			tcp, err := dialer.DialContext(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			by := time.Now().Add(c.ConnectTimeout)
-			if most, limited := ctx.Deadline(); limited && most.Before(by) {
-				by = most
-			}
+			by, _ := ctx.Deadline()
 			l.conn, err = newConn(ctx, tcp, by)
 			return l.conn, err
 		},
@@ -125,7 +128,7 @@ func (l *link) watch(closed chan *amqp.Error, blockings chan amqp.Blocking) {
 		}
 		reason := l.block
 		l.mu.Unlock()
-		if changed {
+		if changed && l.notify != nil {
 			l.notify(l, reason)
 		}
 	}
@@ -164,12 +167,18 @@ func (l *link) topologyFaults() []error {
 	return slices.Clone(l.faults)
 }
 
+func (l *link) noteFaults(faults []error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = faults
+}
+
 // why tells why the connection is gone.
 func (l *link) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		return away(l.broker, l.cause, l.conn.failure())
+		return away(l.broker, l.cause, wire{failure: l.conn.failure()})
 	}
 	return fmt.Errorf("broker %s: the connection is closed", l.broker)
 }

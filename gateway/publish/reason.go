@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -25,15 +27,32 @@ type awayError struct {
 func (e *awayError) Error() string { return "broker " + e.broker + " " + e.reason }
 func (e *awayError) Unwrap() error { return e.err }
 
-// away explains err, which the client library gave. onWire is what the socket's first failure was, nil where it had none: the
-// library takes any end of the handshake for a refusal.
-func away(broker string, err, onWire error) *awayError {
+// wire is what an attempt to connect met below AMQP.
+type wire struct {
+	failure error         // the socket's first, nil where it had none: the library takes any end of the handshake for a refusal
+	waited  time.Duration // for the broker, at most; 0 where the connection was made
+}
+
+// silence tells of a broker that was waited for, to two digits: what is left of a time that is shared is never quite the same.
+func (w wire) silence() string {
+	switch {
+	case w.waited == 0:
+		return "does not answer"
+	case w.waited < time.Second:
+		return "did not answer within " + w.waited.Round(10*time.Millisecond).String()
+	}
+	return "did not answer within " + w.waited.Round(100*time.Millisecond).String()
+}
+
+// away explains err, which the client library gave.
+func away(broker string, err error, on wire) *awayError {
 	e := &awayError{broker: broker, err: err}
-	e.reason, e.there = explain(err, onWire)
+	e.reason, e.there = explain(err, on)
 	return e
 }
 
-func explain(err, onWire error) (reason string, there bool) {
+func explain(err error, on wire) (reason string, there bool) {
+	onWire := on.failure
 	var told *amqp.Error
 	byName := errors.As(err, &told)
 	if reason := tlsReason(err); reason != "" {
@@ -43,7 +62,7 @@ func explain(err, onWire error) (reason string, there bool) {
 	case errors.Is(onWire, context.Canceled):
 		return "was not waited for", false
 	case timedOut(onWire) && !dialing(err):
-		return "takes the connection and does not answer", true
+		return "takes the connection and " + on.silence(), true
 	case errors.Is(err, amqp.ErrVhost):
 		return "refuses the virtual host, or the user's access to it", true
 	case byName && told.Code == amqp.AccessRefused:
@@ -53,14 +72,15 @@ func explain(err, onWire error) (reason string, there bool) {
 	case byName && told.Server:
 		return fmt.Sprintf("closed the connection: %d %s", told.Code, told.Reason), true
 	case onWire == nil && byName && (told.Code == amqp.FrameError || told.Code == amqp.SyntaxError),
+		onWire == nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, amqp.ErrClosed)), // the library hung up, and we wrote
 		errors.Is(err, amqp.ErrSyntax), errors.Is(err, amqp.ErrFrame), errors.Is(err, amqp.ErrUnexpectedFrame):
 		return "does not speak AMQP 0-9-1: is that its port, without TLS?", true
 	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), errors.Is(onWire, syscall.ECONNRESET), errors.Is(onWire, syscall.EPIPE):
 		return "closed the connection", false
-	case onWire != nil:
-		return wireReason(onWire), false
+	case timedOut(onWire), onWire == nil && timedOut(err):
+		return on.silence(), false
 	}
-	return wireReason(err), false
+	return wireReason(cmp.Or(onWire, err)), false
 }
 
 // tlsReason is why the two ends do not trust one another, "" where that is not the reason.
@@ -88,8 +108,6 @@ func wireReason(err error) string {
 	var errno syscall.Errno
 	var name *net.DNSError
 	switch {
-	case timedOut(err):
-		return "does not answer"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "is not there: connection refused"
 	case errors.As(err, &name) && name.IsNotFound:

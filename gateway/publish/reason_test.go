@@ -45,7 +45,7 @@ func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) 
 		{"nobody listens", "guest:guest", nobody, "", "is not there: connection refused", false},
 		{"wrong password", "guest:s3cret", broker, "", "refuses the user or the password", true},
 		{"no such virtual host", "guest:guest", broker, "none", "refuses the virtual host, or the user's access to it", true},
-		{"it stays silent", "guest:guest", peer(t, func(net.Conn) {}), "", "takes the connection and does not answer", true},
+		{"it stays silent", "guest:guest", peer(t, func(net.Conn) {}), "", "takes the connection and did not answer within 100ms", true},
 		{"it closes at once", "guest:guest", peer(t, func(c net.Conn) { c.Close() }), "", "closed the connection", false},
 		{"it speaks SMTP", "guest:guest", peer(t, func(c net.Conn) { c.Write([]byte("220 mx.example.org ESMTP\r\n")) }), "",
 			"does not speak AMQP 0-9-1: is that its port, without TLS?", true},
@@ -56,7 +56,7 @@ func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) 
 				settings.ConnectTimeout = 100 * time.Millisecond
 			}
 			for range 2 {
-				_, err := dial(t.Context(), settings, settings.URLs[0], "test", nil)
+				_, err := dial(t.Context(), settings, settings.URLs[0], to{name: "test"})
 				if want := "broker " + c.addr + " " + c.reason; err == nil || err.Error() != want {
 					t.Errorf("error %v\nwant  %s", err, want)
 				}

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"errors"
 	"maps"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func (l *link) ask(questions []question, tell func(exchange string, err error) (
 }
 
 // survey declares t, where that was not done on l, and returns what l's broker says to questions. What it does not answer within
-// surveyPatience is left out.
+// surveyPatience is left out; it goes on with the declarations.
 func (p *Publisher) survey(l *link, t config.Topology, questions []question) map[string]error {
 	var mu sync.Mutex
 	answers, over := map[string]error{}, false
@@ -118,15 +119,17 @@ func (p *Publisher) survey(l *link, t config.Topology, questions []question) map
 	return maps.Clone(answers)
 }
 
+// errUndeclared is the fault of a topology that the broker has not answered all of yet.
+var errUndeclared = errors.New("the topology is not declared yet")
+
 // declare declares t, unless l had that before, and logs what the broker refuses of it.
 func (p *Publisher) declare(l *link, t config.Topology) {
 	if !l.undeclared(t) {
 		return
 	}
+	l.noteFaults([]error{errUndeclared})
 	faults := declare(l, t)
-	l.mu.Lock()
-	l.faults = faults
-	l.mu.Unlock()
+	l.noteFaults(faults)
 	for _, fault := range faults {
 		p.log.Warn("topology not as configured", "broker", l.broker, "error", fault)
 	}

@@ -277,7 +277,7 @@ func (t *Ticket) follow() {
 func (t *Ticket) confirmed(s sent) Result {
 	t.leaveWindow()
 	defer s.settled()
-	r := s.channel.outcome(t.id, s.dc)
+	r := s.channel.outcome(t, s.dc)
 	t.suspected = nil
 	if r.Outcome != InDoubt {
 		t.publisher.breakers.answered(destinationOf(t.delivery))

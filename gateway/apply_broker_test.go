@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"lsmtpd/gateway/internal/amqptest"
+)
+
+func TestOnly_a_reload_that_is_applied_declares_and_reports_what_the_broker_refuses(t *testing.T) {
+	double := amqptest.Start(t)
+	h := newHouse(t, entry("a", port(t)))
+	address := port(t)
+	held, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	at := func(topology string) string {
+		return strings.Replace(h.config(entry("a", port(t))), "amqp: {urls: ["+quote(nowhere)+"]}",
+			"amqp: {urls: ["+quote(double.URL())+"], topology: {"+topology+"}}", 1)
+	}
+	h.must(h.apply(at("exchanges: [{name: first, type: topic}]")))
+	if !slices.Contains(double.Declared(), "exchange first") {
+		t.Errorf("declared %q", double.Declared())
+	}
+
+	double.Exchange("other", amqptest.Inequivalent)
+	double.Queue("secret", amqptest.Forbidden)
+	double.Exchange("x", amqptest.Missing)
+	changed := at("exchanges: [{name: second, type: topic}, {name: other, type: topic}], queues: [{name: secret}]")
+	before := len(double.Declared())
+	if _, err := h.apply(changed + entry("b", address)); err == nil {
+		t.Fatal("a busy port was bound")
+	}
+	if now := double.Declared(); len(now) != before {
+		t.Errorf("a reload that was rejected has asked for %q", now[before:])
+	}
+	held.Close()
+	applied := h.must(h.apply(changed + entry("b", address)))
+	if now := double.Declared(); !slices.Contains(now, "exchange second") {
+		t.Errorf("declared %q", now)
+	}
+	for i, want := range []string{`declare exchange "other": `, `declare queue "secret": `, `exchange "x" is unusable: `} {
+		if len(applied.Warnings) != 3 || !strings.HasPrefix(applied.Warnings[i], want) {
+			t.Errorf("warnings %q, want %q", applied.Warnings, want)
+		}
+	}
+}
+
+func TestA_broker_that_does_not_answer_what_is_declared_holds_up_a_reload_for_a_moment_and_is_reported(t *testing.T) {
+	double := amqptest.Start(t)
+	h := newHouse(t, entry("a", port(t)))
+	config := strings.Replace(h.config(entry("a", port(t))), "urls: ["+quote(nowhere)+"]", "urls: ["+quote(double.URL())+"]", 1)
+	h.must(h.apply(config))
+	double.StopReading()
+	defer double.ReadOn()
+	applied := h.must(h.apply(strings.Replace(config, "]}", "], topology: {queues: [{name: q}]}}", 1)))
+	want := []string{"the topology is not declared yet", `exchange "x" is not verified yet`}
+	if !slices.Equal(applied.Warnings, want) {
+		t.Errorf("warnings %q, want %q", applied.Warnings, want)
+	}
+}
+
+func quote(s string) string { return `"` + s + `"` }
