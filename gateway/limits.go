@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"sync"
@@ -15,16 +16,21 @@ import (
 const (
 	// mostClients is how many clients are remembered for their rate alone: a flood of addresses shall not cost more.
 	mostClients = 1 << 16
-	// spare is how many sessions over limits.connections are told so. Whoever comes then is cut off without a word.
-	spare = 128
+	// How many sessions may be there that are not let in: those that are told why, owe a PROXY header, or come too many. Whoever
+	// comes then is cut off without a word; but a listener's flood shall not cost another's clients, nor a client's another's.
+	mostOutside         = 512
+	mostOutsideListener = 128
+	mostOutsideClient   = 16
 )
 
 // limits counts who is connected, and how often each client comes. What it is asked about is measured against the listener of
 // that moment, so that every limit is in force at once. The zero value is ready.
 type limits struct {
-	// guarded by mu, as is state.open
+	// guarded by mu, as are state.open and state.outside
 	mu      sync.Mutex
-	open    int // sessions that were let in
+	open    int              // sessions that were let in
+	outside int              // sessions that were not
+	around  map[clientOf]int // of those, by client
 	clients map[clientOf]*client
 	sweep   int // clients at which those with nothing to remember go
 }
@@ -64,6 +70,38 @@ const (
 	crowded              // too many are here
 	hasty                // he comes too often
 )
+
+// arrive tells whether there is room for one more who is not let in yet. A listener that has nobody outside always has it, and
+// clients behind a proxy are not told apart yet.
+func (x *limits) arrive(who clientOf, proxied bool) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	byClient := who.network.IsValid() && !proxied
+	switch {
+	case x.outside >= mostOutside && who.state.outside > 0,
+		who.state.outside >= mostOutsideListener,
+		byClient && x.around[who] >= mostOutsideClient:
+		return false
+	}
+	if x.around == nil {
+		x.around = map[clientOf]int{}
+	}
+	x.outside++
+	who.state.outside++
+	x.around[who]++
+	return true
+}
+
+// depart undoes what arrive counted.
+func (x *limits) depart(who clientOf) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.outside--
+	who.state.outside--
+	if x.around[who]--; x.around[who] == 0 {
+		delete(x.around, who)
+	}
+}
 
 // enter lets a client of l in, or tells why not. most is limits.connections, 0 for no limit.
 func (x *limits) enter(l *listener, most int, who clientOf, now time.Time) crowd {
@@ -201,24 +239,38 @@ func (s *session) leave() {
 	if s.visit.state != nil {
 		s.gateway.limits.leave(s.visit, time.Now())
 	}
+	s.comeIn()
 }
 
-// turnAway cuts a connection off for which there may be no descriptor left, were it to be told why.
-func (g *Gateway) turnAway(s *session) {
-	s.conn.Close()
-	if s.listener == nil {
-		return
+// stayOutside counts the session among those that are not let in. Where they are too many it cuts it off, and is false: to tell all
+// of them why would cost those who are let in.
+func (s *session) stayOutside(c *smtp.Client, proxied bool) bool {
+	who := s.listener.state.client(c.Addr.Addr())
+	if s.gateway.limits.arrive(who, proxied) {
+		s.outside = who
+		return true
 	}
+	s.broken = io.EOF
+	s.conn.Close()
 	s.listener.state.refused.Add(1)
-	log := g.log.With("listener", s.listener.Name)
+	log := s.gateway.log.With("listener", s.listener.Name)
 	if s.listener.state.refusals.admit(log) {
-		log.Info("cut off: far over limits.connections")
+		log.Info("cut off: too many clients that are not let in")
+	}
+	return false
+}
+
+// comeIn counts the session outside no longer, if it was.
+func (s *session) comeIn() {
+	if s.outside.state != nil {
+		s.gateway.limits.depart(s.outside)
+		s.outside = clientOf{}
 	}
 }
 
 // others is how many descriptors the process may need for all but sessions: sockets, the spool's files, the broker, the
-// operator's commands, and the sessions that are told that there are too many.
-const others = 256 + spare
+// operator's commands, and the sessions that are not let in.
+const others = 256 + mostOutside
 
 // affordable is how many connections limits.connections allows, as far as RLIMIT_NOFILE leaves descriptors for them; where that
 // is fewer than configured, a warning says so.

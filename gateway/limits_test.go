@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"net/netip"
@@ -291,8 +292,81 @@ func TestConnections_far_over_the_limit_are_cut_off(t *testing.T) {
 		conns = append(conns, c)
 		return cut(c)
 	})
-	if len(conns) < spare {
+	if len(conns) < mostOutsideClient {
 		t.Errorf("after %d", len(conns))
+	}
+}
+
+func TestWho_is_not_let_in_at_one_listener_is_in_nobodys_way_at_another(t *testing.T) {
+	closed, open := port(t), port(t)
+	config := entry("closed", closed, "allow: [192.0.2.0/24]") + entry("open", open)
+	h := newHouse(t, config)
+	h.must(h.apply("limits: {connections: 5}\n" + h.config(config)))
+	cut := 0
+	for range 4 * mostOutsideClient {
+		c, err := net.Dial("tcp", closed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil {
+			cut++
+		} else if !strings.HasPrefix(line, "554 5.7.1 ") {
+			t.Fatalf("greeted with %q", line)
+		}
+	}
+	if told := 4*mostOutsideClient - cut; told != mostOutsideClient {
+		t.Errorf("%d are told why", told)
+	}
+	_, greeting := dial(t, open, "127.0.0.1")
+	begins(t, "at the other listener", greeting, "220 ")
+	_, greeting = dial(t, closed, "127.0.0.2")
+	begins(t, "another client", greeting, "554 5.7.1 ")
+}
+
+func TestOutside_each_listener_and_each_client_has_room(t *testing.T) {
+	var x limits
+	a, b := &state{}, &state{}
+	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}) }
+	for n := range mostOutsideListener {
+		if !x.arrive(a.client(ip(n)), false) {
+			t.Fatalf("no room for number %d", n)
+		}
+	}
+	if x.arrive(a.client(ip(1000)), false) {
+		t.Error("room beyond the listener's")
+	}
+	for n := range mostOutsideClient {
+		if !x.arrive(b.client(ip(0)), false) {
+			t.Fatalf("no room for number %d", n)
+		}
+	}
+	if x.arrive(b.client(ip(0)), false) {
+		t.Error("room beyond the client's")
+	}
+	if !x.arrive(b.client(ip(0)), true) {
+		t.Error("no room for who comes by the same proxy")
+	}
+	var others []*state
+	for x.outside < mostOutside {
+		s := &state{}
+		others = append(others, s)
+		for n := range mostOutsideListener {
+			x.arrive(s.client(ip(n)), false)
+		}
+	}
+	if x.arrive(others[0].client(ip(2000)), false) {
+		t.Error("room beyond the process's")
+	}
+	if !x.arrive((&state{}).client(ip(2000)), false) {
+		t.Error("no room at a listener with nobody outside")
+	}
+	for n := range mostOutsideListener {
+		x.depart(a.client(ip(n)))
+	}
+	if a.outside != 0 || !x.arrive(a.client(ip(0)), false) {
+		t.Errorf("%d left outside", a.outside)
 	}
 }
 

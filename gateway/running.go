@@ -36,6 +36,7 @@ type state struct {
 	refusals   refusalLog
 	memory     *memory.Share // of the messages that are under way
 	open       int           // sessions that were let in; guarded by limits.mu
+	outside    int           // sessions that were not; guarded by limits.mu
 	verifying  chan struct{} // holds a token while a password is verified
 }
 

@@ -35,7 +35,8 @@ type session struct {
 	refused  refusedRecipient // of the refusal under way; zero where it is not about one
 	tried    string           // whom the refusal under way did not let in; "" where it is not about that
 	parted   bool             // a refusal that ends the session was told of
-	visit    clientOf         // whom to count out at the end; zero where nobody was let in
+	outside  clientOf         // as whom it is counted while it is not let in; zero while it is not counted
+	visit    clientOf         // as whom it was let in; zero where it was not
 	leaving  atomic.Bool      // it was asked to end
 	awaited  bool             // its address is gone, and it is cut when drain_timeout has passed; owned by Apply
 	ended    chan struct{}    // closed when it has
@@ -48,10 +49,6 @@ func (g *Gateway) handle(address string, c net.Conn) {
 	pinned := &smtp.Settings{Hostname: r.table.Config.Hostname}
 	if s.listener = r.listeners[address]; s.listener != nil {
 		pinned = s.listener.settings
-	}
-	if r.most > 0 && g.sessions.len() >= r.most+spare {
-		g.turnAway(s)
-		return
 	}
 	s.smtp = smtp.NewSession(c, pinned, s)
 	if !g.sessions.add(s) {
@@ -111,10 +108,14 @@ func (s *session) Admit(_ context.Context, c *smtp.Client) smtp.Reply {
 		s.conn.Close() // there is nobody who would understand a reply
 		return smtp.Reply{}
 	}
-	if !allows(s.listener, c) {
-		return replyDenied
+	r := replyDenied
+	if allows(s.listener, c) {
+		r = s.enter(c)
 	}
-	return s.enter(c)
+	if !r.IsZero() && !s.stayOutside(c, false) {
+		return smtp.Reply{}
+	}
+	return r
 }
 
 // readProxyHeader has c be the client that a proxy names, on a connection from a network that must send a PROXY header.
@@ -122,6 +123,10 @@ func (s *session) readProxyHeader(c *smtp.Client) error {
 	if !within(s.listener.ProxyProtocol, c.Addr.Addr()) {
 		return nil
 	}
+	if !s.stayOutside(c, true) {
+		return s.broken
+	}
+	defer s.comeIn()
 	deadline := time.Now().Add(proxyWait)
 	if err := s.conn.SetReadDeadline(deadline); err != nil {
 		return err

@@ -85,6 +85,10 @@ func missing(b []byte) (int, error) {
 
 // parseProxyHeader parses a whole header.
 func parseProxyHeader(b []byte) (client netip.AddrPort, err error) {
+	const proxy, family = 0x21, 0xf0 // of version 2: its command PROXY, and where in the next octet the family stands
+	if bytes.HasPrefix(b, proxyproto.SIGV2) && b[fixedV2-4] == proxy && b[fixedV2-3]&family == 0 {
+		return client, nil // UNSPEC is version 2's UNKNOWN
+	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), len(b)))
 	if err != nil {
 		return client, fmt.Errorf("%w: %w", ErrBadProxyHeader, err)

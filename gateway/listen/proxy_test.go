@@ -45,6 +45,8 @@ var proxyHeaders = []struct {
 	{"v2 of IPv6", v2 + "\x21\x21\x00\x24" + v6Addresses, "[2001:db8::7]:4000", nil},
 	{"v2 of IPv4 in IPv6 form", v2 + "\x21\x21\x00\x24" + mapped + v6Addresses[16:], "192.0.2.7:4000", nil},
 	{"v2 of a Unix socket", v2 + "\x21\x31\x00\xd8" + strings.Repeat("a", 216), "", nil},
+	{"v2 of an unknown family", v2 + "\x21\x00\x00\x00", "", nil},
+	{"v2 of an unknown family, with more", v2 + "\x21\x01\x00\x0c" + strings.Repeat("a", 12), "", nil},
 	{"v2 local", v2 + "\x20\x00\x00\x00", "", nil},
 	{"v2 local with addresses", v2 + "\x20" + v4(""), "", nil},
 	{"v2 local with fields", v2 + "\x20\x00\x00\x05\x04\x00\x02ab", "", nil},

@@ -200,7 +200,7 @@ func (s *Session) finish(ctx context.Context, refusal Reply) (Reply, error) {
 	s.content.Fit()
 	replies := s.transaction.Data(context.WithoutCancel(ctx), s.content)
 	if slices.ContainsFunc(replies, func(r Reply) bool { return !r.Refuses() }) {
-		s.errors, s.idle = 0, 0
+		s.errors, s.idle, s.vain = 0, 0, 0
 	}
 	return s.answer(replies...)
 }

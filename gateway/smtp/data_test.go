@@ -14,7 +14,8 @@ import (
 )
 
 // reference does to octets what receive does to a stream of them, by the definition: the content ends at the first
-// <CRLF>.<CRLF>, where the beginning counts as a line's; then dots that begin lines go; then bare CR and LF are seen to.
+// <CRLF>.<CRLF>, where the beginning counts as a line's; then dots that begin lines go; then bare CR and LF are seen to, and the
+// dots that a client whose lines end in LF has added where they began with one.
 func reference(octets string, endings LineEndings) (content, rest string, bare, done bool) {
 	content, rest, done = strings.Cut("\r\n"+octets, "\r\n.\r\n")
 	if !done {
@@ -23,7 +24,14 @@ func reference(octets string, endings LineEndings) (content, rest string, bare, 
 	content = strings.ReplaceAll(content+"\r\n", "\r\n.", "\r\n")[2:]
 	bare = strings.ContainsAny(strings.ReplaceAll(content, "\r\n", ""), "\r\n")
 	if endings == FixBare {
-		content = crlf.Replace(content)
+		var lines []string
+		for i, line := range strings.Split(content, "\n") {
+			if i > 0 && strings.HasPrefix(line, "..") && !strings.HasSuffix(lines[i-1], "\r") {
+				line = line[1:]
+			}
+			lines = append(lines, line)
+		}
+		content = crlf.Replace(strings.Join(lines, "\n"))
 	}
 	return content, rest, bare, true
 }
@@ -122,6 +130,8 @@ var traps = []string{
 	"\r\n.\r\n",
 	"a\r\n.\r\nMAIL FROM:<a@b.example>\r\n",
 	"a\n.\nb\r\n.\r\n",
+	"a\n..b\n.c\n...\n..\r\n.\r\n",
+	"a\n\n..\n.\r\n..\n..\r.\n..\r\n.\r\n",
 	"a\n.\r\nb\r\n.\r\n",
 	"a\r\n.\nb\r\n.\r\n",
 	"a\r.\r\nb\r\n.\r\n",

@@ -75,9 +75,21 @@ func (s *Session) mail(ctx context.Context, arg string) (Reply, error) {
 	return replyMail, nil
 }
 
+// tooMany counts a RCPT that cannot lead to anything: after as many as one mail may have, each further one is an error.
+func (s *Session) tooMany() {
+	if s.vain++; s.vain > freeVain {
+		s.errors++
+	}
+}
+
 func (s *Session) rcpt(ctx context.Context, arg string) (Reply, error) {
 	if s.transaction == nil {
 		// No error of the client's: a MAIL that was refused may have many a RCPT in its wake, pipelined.
+		if _, _, r := s.parseRcpt(arg); !r.IsZero() {
+			s.errors++
+		} else {
+			s.tooMany()
+		}
 		return replyNeedMail, nil
 	}
 	if s.chunked {
@@ -90,6 +102,7 @@ func (s *Session) rcpt(ctx context.Context, arg string) (Reply, error) {
 		return r, nil
 	}
 	if limit := s.settings.MaxRecipients; limit > 0 && s.accepted >= limit {
+		s.tooMany()
 		return replyTooManyTo, nil
 	}
 	if r := s.transaction.Rcpt(ctx, to, p); !r.IsZero() {

@@ -18,7 +18,8 @@ const (
 	freeErrors = 10 // each further error reply waits for errorDelay
 	maxErrors  = 20 // this one ends the session
 	errorDelay = time.Second
-	freeIdle   = 100 // commands that do nothing, without a mail between them; each further one is an error
+	freeVain   = 1000 // RCPT commands without a mail, or over max_recipients, without a mail accepted between them
+	freeIdle   = 100  // commands that do nothing, without a mail between them; each further one is an error
 	barredTime = 10 * time.Second
 )
 
@@ -40,6 +41,7 @@ type Session struct {
 	command  string // what is being answered, for Handler.Refused
 	errors   int    // since the last accepted mail
 	idle     int    // commands that did nothing, since the last accepted mail
+	vain     int    // RCPT commands that could not lead to anything, since then
 	wrong    int    // credentials
 	envelope
 }

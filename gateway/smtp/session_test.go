@@ -220,6 +220,29 @@ func TestErrors_cost_time_and_then_the_session(t *testing.T) {
 		c.Send("RCPT TO:<>\r\n")
 		wantAfter(t, c, 0, "421 4.7.0 Too many errors")
 	})
+	talk(t, "malformed recipients without a mail are", &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
+		hello(t, c)
+		for range 19 {
+			c.Do("RCPT garbage")
+		}
+		c.Send("RCPT garbage\r\n")
+		wantAfter(t, c, 0, "421 4.7.0 Too many errors")
+	})
+	talk(t, "recipients without a mail are, after very many", &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
+		hello(t, c)
+		start := time.Now()
+		for range 1010 {
+			c.Do(rcptCommand)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("1010 recipients without a mail cost %v", took)
+		}
+		for range 9 {
+			c.Do(rcptCommand)
+		}
+		c.Send(rcptCommand + "\r\n")
+		wantAfter(t, c, 0, "421 4.7.0 Too many errors")
+	})
 	talk(t, "a refused mail with its recipients is one", &owner{}, func(t *testing.T, c *smtptest.Conn, s *running) {
 		hello(t, c)
 		start := time.Now()

@@ -18,6 +18,8 @@ const (
 	lineStart position = iota
 	afterDot           // one that began a line, and is not part of it
 	inLine
+	bareStart // behind a bare LF that was made a CRLF: no end of data is there, but dots were added
+	bareDot   // behind a dot there, which is written if another does not follow
 )
 
 // landing returns where in room to read what decode shall write to the beginning of room.
@@ -51,7 +53,15 @@ func (u *unstuffer) decode(dst, src []byte) (written, used int, done bool) {
 				return written, used + len("\r\n"), true
 			}
 		}
-		u.at = inLine
+		switch {
+		case u.at == bareStart && rest[0] == '.':
+			u.at = bareDot
+			used++
+			continue
+		case u.at == bareDot && rest[0] == '.':
+			u.at = inLine
+		}
+		written += u.keepDot(dst[written:])
 		text := rest
 		cr := bytes.IndexByte(rest, '\r')
 		if cr >= 0 {
@@ -59,6 +69,9 @@ func (u *unstuffer) decode(dst, src []byte) (written, used int, done bool) {
 		}
 		written += u.text(dst[written:], text)
 		used += len(text)
+		if cr >= 0 {
+			written += u.keepDot(dst[written:])
+		}
 		switch {
 		case cr < 0:
 		case cr+1 == len(rest):
@@ -85,8 +98,28 @@ func (u *unstuffer) text(dst, src []byte) (written int) {
 		written += move(dst[written:], src[:lf])
 		written += u.bareEnd(dst[written:], '\n')
 		src = src[lf+1:]
+		if u.endings != FixBare || u.chunks {
+			continue
+		}
+		switch {
+		case len(src) == 0:
+			u.at = bareStart
+		case src[0] == '.' && len(src) == 1:
+			u.at, src = bareDot, nil
+		case src[0] == '.' && src[1] == '.':
+			src = src[1:]
+		}
 	}
 	return written + move(dst[written:], src)
+}
+
+// keepDot writes a dot behind a bare LF that no other dot follows, and returns how many octets that is: nobody added it.
+func (u *unstuffer) keepDot(dst []byte) (written int) {
+	if u.at == bareDot {
+		written = copy(dst, ".")
+	}
+	u.at = inLine
+	return written
 }
 
 // bareEnd writes what becomes of c, a bare CR or LF, and returns how many octets that is.

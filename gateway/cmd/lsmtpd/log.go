@@ -36,9 +36,9 @@ func newLogging(w io.Writer, c config.Log) *logging {
 	}
 	plain := !l.terminal || os.Getenv("NO_COLOR") != ""
 	l.toText = tint.NewTextHandler(w, &tint.Options{Level: &l.level, TimeFormat: format, NoColor: plain, ReplaceAttr: shown})
-	json := slog.HandlerOptions{Level: &l.level}
+	json := slog.HandlerOptions{Level: &l.level, ReplaceAttr: escaped}
 	if l.terminal {
-		json.ReplaceAttr = shown // JSON escapes less than a terminal obeys
+		json.ReplaceAttr = shown
 	}
 	l.toJSON = slog.NewJSONHandler(w, &json)
 	l.set(c)
@@ -117,6 +117,28 @@ func shown(groups []string, a slog.Attr) slog.Attr {
 		text = printableLine(text) // nobody quotes the message
 	}
 	return slog.String(a.Key, strings.ReplaceAll(printable(text), `\x1b`, `\x1B`))
+}
+
+// escaped makes text in an attribute such that whoever shows the log one day obeys none of it: JSON escapes less than a terminal
+// obeys. What is no text stays as it is.
+func escaped(_ []string, a slog.Attr) slog.Attr {
+	var text string
+	switch a.Value.Kind() {
+	case slog.KindString:
+		text = a.Value.String()
+	case slog.KindAny:
+		err, ok := a.Value.Any().(error)
+		if !ok {
+			return a
+		}
+		text = err.Error()
+	default:
+		return a
+	}
+	if plain := printable(text); plain != text {
+		return slog.String(a.Key, plain)
+	}
+	return a
 }
 
 // isTerminal tells whether f, a reader or a writer, is a terminal.

@@ -65,6 +65,24 @@ func TestLog_passes_no_escape_sequence_on_to_a_terminal(t *testing.T) {
 	}
 }
 
+func TestLog_as_JSON_holds_nothing_that_a_terminal_would_obey(t *testing.T) {
+	for _, attack := range []string{"\u009b31m", "\x7f", "a\u202eb", "\u200bc", "\xff", "\x1b[2J"} {
+		var b bytes.Buffer
+		log := newLogging(&b, config.Log{Level: "info", Format: "json"}).logger()
+		log.With("helo", attack).Info("refused", "user", attack, "error", errors.New(attack), "count", 3, "report", struct{ Name string }{"x"})
+		if strings.ContainsFunc(strings.TrimSuffix(b.String(), "\n"), obeyed) {
+			t.Errorf("%q: %q", attack, b.String())
+		}
+		var line struct {
+			Count  int
+			Report struct{ Name string }
+		}
+		if err := json.Unmarshal(b.Bytes(), &line); err != nil || line.Count != 3 || line.Report.Name != "x" {
+			t.Errorf("%q: %v in %s", attack, err, b.String())
+		}
+	}
+}
+
 func TestLog_writes_values_of_every_kind(t *testing.T) {
 	var b bytes.Buffer
 	log := newLogging(&b, config.Log{Level: "info", Format: "text"}).logger()
