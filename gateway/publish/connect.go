@@ -93,8 +93,7 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	return change, nil
 }
 
-// Verify declares the topology and asks the broker for the exchanges that mail will go to, but for those that it has just called
-// usable. It comes right before Commit, when nothing can fail any more: until then nothing at the broker has changed. It waits a
+// Verify declares the topology and asks the broker for the exchanges that mail will go to. It comes right before Commit, when nothing can fail any more: until then nothing at the broker has changed. It waits a
 // second at most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail
 // goes by the second connection until they are. Without it each exchange is verified when its first mail comes.
 func (c *Change) Verify(exchanges []string) []error {
@@ -102,7 +101,7 @@ func (c *Change) Verify(exchanges []string) []error {
 	c.verified, c.exchanges = true, exchanges
 	l := c.link
 	if c.keep {
-		l, exchanges = p.live.current(), p.exchanges.stale(exchanges)
+		l = p.live.current()
 	}
 	if l == nil || l.broken() || l.refusing() != nil {
 		return nil // they are verified when it takes mail

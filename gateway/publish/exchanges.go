@@ -16,8 +16,7 @@ import (
 const (
 	probeSoonest = 5 * time.Second
 	probeLatest  = 5 * time.Minute
-	verifiedFor  = 5 * time.Second // a reload asks again for what was verified longer ago
-	maxLearned   = 10_000          // exchanges that are known without being configured: a template makes them
+	maxLearned   = 10_000 // exchanges that are known without being configured: a template makes them
 )
 
 // exchanges knows which may be published to. Those that are missing or forbidden are in quarantine, so that one tenant's mistake
@@ -39,7 +38,6 @@ type exchange struct {
 	code       int   // of err: amqp.NotFound or amqp.AccessRefused
 	pause      time.Duration
 	next       time.Time // when it is asked for again, where it is not usable
-	found      time.Time // when the broker last said that it is usable
 }
 
 func newExchanges(log *slog.Logger) *exchanges {
@@ -65,16 +63,6 @@ func (e *exchanges) ask(name string) (verified bool, err error) {
 	e.mu.Unlock()
 	e.look()
 	return false, nil
-}
-
-// stale returns those of names that the broker did not call usable within verifiedFor.
-func (e *exchanges) stale(names []string) []string {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		x := e.known[name]
-		return x != nil && x.usable && time.Since(x.found) < verifiedFor
-	})
 }
 
 // fault tells why nothing may be published to the exchange: nil where it may.
@@ -137,7 +125,7 @@ func (e *exchanges) answer(name string, err error) {
 		if x.err != nil {
 			e.log.Info("exchange usable again", "exchange", name)
 		}
-		*x = exchange{configured: x.configured, usable: true, found: time.Now()}
+		*x = exchange{configured: x.configured, usable: true}
 	case refused && (refusal.Code == amqp.NotFound || refusal.Code == amqp.AccessRefused):
 		if x.err == nil {
 			e.log.Warn("exchange unusable: mail for it is not published until it works", "exchange", name, "error", refusal.Reason)
