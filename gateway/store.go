@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/spool"
 	"lsmtpd/routes/config"
 
@@ -27,6 +28,7 @@ const replayPause = time.Second
 // store is the spool in use, and those before it that still hold mail: each is replayed until it is empty.
 type store struct {
 	log    *slog.Logger
+	memory *memory.Share // of mail that is read back
 	resend func(context.Context, *spool.Spool, *mail.Delivery) (spool.Verdict, error)
 	ready  func(context.Context) error // returns when the broker takes mail
 	broker *broker
@@ -145,6 +147,7 @@ func (s *store) want(path string) *directory {
 
 // openAt opens a spool that is not open.
 func (s *store) openAt(o spool.Options) (*directory, error) {
+	o.Memory = s.memory
 	if o.Log = s.log; s.broker != nil {
 		o.Broker = s.broker
 	}

@@ -57,7 +57,7 @@ func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter
 			if !wanted(at.id) {
 				continue
 			}
-			entry, err := s.describe(at.id)
+			entry, err := s.describe(ctx, at.id)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
@@ -100,7 +100,7 @@ func (s *Spool) byAge() []aged {
 func (e *entry) listed() bool { return e.state.pending() || e.state == stray }
 
 // describe returns the Entry of a file.
-func (s *Spool) describe(id uuid.UUID) (Entry, error) {
+func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	s.mu.Lock()
 	e := s.index.byID.get(id)
 	if e == nil || !e.listed() {
@@ -118,7 +118,7 @@ func (s *Spool) describe(id uuid.UUID) (Entry, error) {
 		entry.NextTry = s.began.Add(time.Duration(due))
 	}
 	s.mu.Unlock()
-	err := s.readEnvelope(&entry)
+	err := s.readEnvelope(ctx, &entry)
 	if errors.Is(err, fs.ErrNotExist) {
 		return entry, fmt.Errorf("spool: %s: %w", id, ErrNotFound)
 	}
@@ -149,7 +149,7 @@ type summary struct {
 const lastLook = 4 << 10
 
 // readEnvelope reads of a file who sent the mail and to whom, and leaves the mail alone where it can.
-func (s *Spool) readEnvelope(e *Entry) error {
+func (s *Spool) readEnvelope(ctx context.Context, e *Entry) error {
 	f, err := s.dir.open(fileName(e.ID))
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (s *Spool) readEnvelope(e *Entry) error {
 			return nil
 		}
 	}
-	return s.decodeEnvelope(e)
+	return s.decodeEnvelope(ctx, e)
 }
 
 // skim reads the keys before the mail and those behind it. It tells whether it found what it looked for.
@@ -206,8 +206,8 @@ func skim(f source, payload int64, e *Entry) bool {
 }
 
 // decodeEnvelope reads a file as a whole: one that a person has written anew, or LSMTPD's own.
-func (s *Spool) decodeEnvelope(e *Entry) error {
-	d, err := s.loadAny(e.ID, e.NoDestination)
+func (s *Spool) decodeEnvelope(ctx context.Context, e *Entry) error {
+	d, err := s.loadAny(ctx, e.ID, e.NoDestination, 0)
 	if err != nil {
 		return err
 	}

@@ -24,11 +24,12 @@ const maxWriters = 64
 
 // Options say where a Spool is.
 type Options struct {
-	Dir      string       // made where it is missing; its path is taken as it is given
-	Existing bool         // Dir is not made: where it is missing, that is an error
-	Log      *slog.Logger // nil logs nothing
-	Limits   Limits       // as SetLimits has them
-	Broker   Broker       // nil: one that takes no mail of others
+	Dir      string        // made where it is missing; its path is taken as it is given
+	Existing bool          // Dir is not made: where it is missing, that is an error
+	Log      *slog.Logger  // nil logs nothing
+	Limits   Limits        // as SetLimits has them
+	Broker   Broker        // nil: one that takes no mail of others
+	Memory   *memory.Share // what mail that is read back is held against; nil is no limit
 }
 
 // Spool is one directory of deliveries. Its methods may be called from any goroutine.
@@ -38,6 +39,7 @@ type Spool struct {
 	log     *slog.Logger
 	dir     directory
 	broker  Broker
+	memory  *memory.Share
 	commits group
 	began   time.Time
 
@@ -85,6 +87,7 @@ func start(o Options, dir directory) *Spool {
 		log:     o.Log,
 		dir:     dir,
 		broker:  o.Broker,
+		memory:  o.Memory,
 		commits: group{sync: dir.sync},
 		began:   time.Now(),
 		writers: make(chan struct{}, maxWriters),

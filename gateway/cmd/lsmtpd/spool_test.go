@@ -14,6 +14,7 @@ import (
 
 	"lsmtpd/gateway"
 	"lsmtpd/gateway/spool"
+	"lsmtpd/routes/config"
 
 	"github.com/google/uuid"
 )
@@ -198,7 +199,7 @@ func TestA_spool_of_another_user_is_told_with_the_command_that_works(t *testing.
 	if err := os.Chown(dir, 54321, -1); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openSpool(dir)
+	_, err := openSpool(&config.Config{Spool: config.Spool{Dir: dir}})
 	if want := "run this as that user, with: sudo -u '#54321' lsmtpd spool"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Error(err)
 	}
