@@ -151,11 +151,27 @@ func (s *store) openAt(o spool.Options) (*directory, error) {
 	if o.Log = s.log; s.broker != nil {
 		o.Broker = s.broker
 	}
-	opened, err := spool.Open(o)
-	if err != nil {
+	d := &directory{path: o.Dir, done: make(chan struct{})}
+	o.Beside = func(listener string) spool.Usage { return s.beside(d, listener) }
+	var err error
+	if d.Spool, err = spool.Open(o); err != nil {
 		return nil, err
 	}
-	return &directory{Spool: opened, path: o.Dir, done: make(chan struct{})}, nil
+	return d, nil
+}
+
+// beside returns what waits in all spools but d.
+func (s *store) beside(d *directory, listener string) (all spool.Usage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.spools {
+		if other != d {
+			u := other.Usage(listener)
+			all.Octets += u.Octets
+			all.Listener += u.Listener
+		}
+	}
+	return all
 }
 
 // find returns the spool that is open at path, or nil. The caller holds mu.

@@ -30,6 +30,8 @@ type Options struct {
 	Limits   Limits        // as SetLimits has them
 	Broker   Broker        // nil: one that takes no mail of others
 	Memory   *memory.Share // what mail that is read back is held against; nil is no limit
+	// Beside returns what other Spools hold that count against the same limits; nil where there are none. It is asked without locks.
+	Beside func(listener string) Usage
 }
 
 // Spool is one directory of deliveries. Its methods may be called from any goroutine.
@@ -40,6 +42,7 @@ type Spool struct {
 	dir     directory
 	broker  Broker
 	memory  *memory.Share
+	beside  func(listener string) Usage
 	commits group
 	began   time.Time
 
@@ -81,6 +84,9 @@ func start(o Options, dir directory) *Spool {
 	if o.Broker == nil {
 		o.Broker = nobody{}
 	}
+	if o.Beside == nil {
+		o.Beside = func(string) Usage { return Usage{} }
+	}
 	s := &Spool{
 		path:    o.Dir,
 		warning: Warning(o.Dir),
@@ -88,6 +94,7 @@ func start(o Options, dir directory) *Spool {
 		dir:     dir,
 		broker:  o.Broker,
 		memory:  o.Memory,
+		beside:  o.Beside,
 		commits: group{sync: dir.sync},
 		began:   time.Now(),
 		writers: make(chan struct{}, maxWriters),
