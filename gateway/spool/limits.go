@@ -48,6 +48,7 @@ func (s *Spool) SetLimits(l Limits) {
 // begin enters a file of size octets into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
 // Nothing is written yet: here whoever is over a limit is told so.
 func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
+	astray := s.dir.placed()
 	free, err := s.dir.free()
 	others := s.beside(h.Listener)
 	s.mu.Lock()
@@ -55,6 +56,7 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
+	s.place(astray)
 	if err != nil {
 		s.noteError(err)
 		return nil, classify(err)
@@ -118,6 +120,9 @@ type room struct {
 // admit tells why no file of size octets is taken from a listener. What lay there at start counts when it is counted; until then
 // only the file system's room does. s.mu is held.
 func (s *Spool) admit(o *origin, size int64, in room) error {
+	if s.astray != nil {
+		return fmt.Errorf("%w: %w", ErrFull, s.astray)
+	}
 	if s.failing != nil {
 		return fmt.Errorf("%w: the disk failed, and no test of it has passed since: %w", ErrFull, s.failing)
 	}
@@ -158,6 +163,18 @@ func (s *Spool) written(e *entry, err error) {
 	s.index.add(e, held)
 	if e.settled != open {
 		s.settle(e, e.settled)
+	}
+}
+
+// place takes in whether the directory is at its path. s.mu is held.
+func (s *Spool) place(astray error) {
+	was := s.astray
+	s.astray = astray
+	switch {
+	case astray != nil && was == nil:
+		s.log.Error("the spool directory is not at its path: no mail is taken into it until it is back", "dir", s.path, "error", astray)
+	case astray == nil && was != nil:
+		s.log.Info("the spool directory is at its path again", "dir", s.path)
 	}
 }
 

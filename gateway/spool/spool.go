@@ -59,6 +59,7 @@ type Spool struct {
 	limits      Limits
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
+	astray      error // as of the last look at the directory's path
 	lastError   string
 	lastErrorAt time.Time
 }
@@ -225,6 +226,7 @@ type Status struct {
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
 	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
+	Astray        string    `json:"astray,omitempty"`   // why nothing is taken: the directory is not at its path any more
 	Warning       string    `json:"warning,omitempty"`
 	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
 	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
@@ -232,8 +234,10 @@ type Status struct {
 
 // Status returns what the spool holds at this moment.
 func (s *Spool) Status() Status {
+	astray := s.dir.placed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.place(astray)
 	st := Status{
 		Dir:           s.path,
 		Files:         s.index.byAge.Len(),
@@ -248,6 +252,9 @@ func (s *Spool) Status() Status {
 	}
 	if st.Files > 0 {
 		st.Oldest = time.Unix(0, s.index.byAge.first().spooled)
+	}
+	if s.astray != nil {
+		st.Astray = s.astray.Error()
 	}
 	if s.failing != nil {
 		st.Failing = s.failing.Error()

@@ -212,3 +212,10 @@ func TestThe_status_says_of_a_spool_that_cannot_be_opened_that_its_mail_is_unsee
 		t.Errorf("%q", got)
 	}
 }
+
+func TestThe_status_says_of_a_spool_that_was_moved_away_that_it_takes_no_mail(t *testing.T) {
+	got := spoolText(spool.Status{Dir: "/spool", Astray: "it is elsewhere"}, time.Now(), false)
+	if want := "/spool: 0 waiting\n        takes no mail: it is elsewhere"; got != want {
+		t.Errorf("%q", got)
+	}
+}

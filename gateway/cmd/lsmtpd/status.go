@@ -180,11 +180,15 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	if s.Indexing {
 		text += ", still counting"
 	}
+	astray := ""
+	if s.Astray != "" {
+		astray = "takes no mail: " + s.Astray
+	}
 	failing := ""
 	if s.Failing != "" {
 		failing = "the disk takes no mail until a test of it passes: " + s.Failing
 	}
-	for _, note := range []string{s.Warning, failing, s.LastError} {
+	for _, note := range []string{s.Warning, astray, failing, s.LastError} {
 		if note != "" {
 			text += "\n        " + note
 		}
