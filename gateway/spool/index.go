@@ -82,6 +82,7 @@ type index struct {
 	reserved     int64 // octets of the files being written
 	count        [states]int
 	bad          int    // files in bad/
+	ignored      int    // files that are not the spool's, at the last survey
 	why          string // the last failure's; thousands may share one
 	mu           sync.Locker
 }

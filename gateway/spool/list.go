@@ -32,7 +32,7 @@ type Entry struct {
 	NoDestination bool      `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
 }
 
-// Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known. What comes
+// Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known, and what was put there since. What comes
 // or goes meanwhile may be missing. Of a file that cannot be read the error is told beside what is known of it, and the next one
 // follows; it ends with ctx's error.
 func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
@@ -45,6 +45,9 @@ func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter
 		select {
 		case <-s.indexed:
 		case <-ctx.Done():
+		}
+		if ctx.Err() == nil {
+			s.rescan(ctx)
 		}
 		for _, at := range s.byAge() {
 			if ctx.Err() != nil {

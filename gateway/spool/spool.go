@@ -46,13 +46,14 @@ type Spool struct {
 	commits group
 	began   time.Time
 
-	writers chan struct{} // a token for each Put under way
-	turn    chan struct{} // a token for the Replay under way
-	wake    chan struct{} // told that a file became ready
-	sweep   chan struct{} // told that a file is to be removed
-	indexed chan struct{} // closed when every file found at start is in the index
-	closing chan struct{} // closed by Close
-	tasks   sync.WaitGroup
+	writers    chan struct{} // a token for each Put under way
+	turn       chan struct{} // a token for the Replay under way
+	wake       chan struct{} // told that a file became ready
+	sweep      chan struct{} // told that a file is to be removed
+	rescanning chan struct{} // a token for the rescan under way
+	indexed    chan struct{} // closed when every file found at start is in the index
+	closing    chan struct{} // closed by Close
+	tasks      sync.WaitGroup
 
 	mu          sync.Mutex // guards what follows
 	index       index
@@ -89,22 +90,23 @@ func start(o Options, dir directory) *Spool {
 		o.Beside = func(string) Usage { return Usage{} }
 	}
 	s := &Spool{
-		path:    o.Dir,
-		warning: Warning(o.Dir),
-		log:     o.Log,
-		dir:     dir,
-		broker:  o.Broker,
-		memory:  o.Memory,
-		beside:  o.Beside,
-		commits: group{sync: dir.sync},
-		began:   time.Now(),
-		writers: make(chan struct{}, maxWriters),
-		turn:    make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		sweep:   make(chan struct{}, 1),
-		indexed: make(chan struct{}),
-		closing: make(chan struct{}),
-		limits:  o.Limits,
+		path:       o.Dir,
+		warning:    Warning(o.Dir),
+		log:        o.Log,
+		dir:        dir,
+		broker:     o.Broker,
+		memory:     o.Memory,
+		beside:     o.Beside,
+		commits:    group{sync: dir.sync},
+		began:      time.Now(),
+		writers:    make(chan struct{}, maxWriters),
+		turn:       make(chan struct{}, 1),
+		wake:       make(chan struct{}, 1),
+		sweep:      make(chan struct{}, 1),
+		rescanning: make(chan struct{}, 1),
+		indexed:    make(chan struct{}),
+		closing:    make(chan struct{}),
+		limits:     o.Limits,
 	}
 	s.index = newIndex(&s.mu)
 	if s.warning != "" {
@@ -223,6 +225,7 @@ type Status struct {
 	Oldest        time.Time `json:"oldest,omitzero"`    // of Files; zero where there is none
 	Unreadable    int       `json:"unreadable"`         // files that cannot be replayed: in bad/, or left as they are
 	NoDestination int       `json:"no_destination"`     // LSMTPD's own files, which do not say where to
+	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
 	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
@@ -246,6 +249,7 @@ func (s *Spool) Status() Status {
 		Retrying:      s.index.waiting.Len(),
 		Unreadable:    s.index.count[unreadable] + s.index.bad,
 		NoDestination: s.index.count[stray],
+		Ignored:       s.index.ignored,
 		Warning:       s.warning,
 		LastError:     s.lastError,
 		LastErrorAt:   s.lastErrorAt,
