@@ -177,7 +177,7 @@ func (s *Spool) load(ctx context.Context, id uuid.UUID, copies int) (*mail.Deliv
 	if h.Format == mail.Raw {
 		needs = max(needs, textAndMail)
 	}
-	return s.held(ctx, size, needs, copies, func() (*mail.Delivery, error) {
+	return s.inMemory(ctx, size, needs, copies, func() (*mail.Delivery, error) {
 		text, err := readText(f, b[payload:], int(size)-payload)
 		if err != nil {
 			return nil, err
@@ -191,8 +191,8 @@ func (s *Spool) load(ctx context.Context, id uuid.UUID, copies int) (*mail.Deliv
 // stands for.
 const textAndMail = 3
 
-// held has a file of size octets read when needs times as much is held for it, of which copies times stay held besides the Content.
-func (s *Spool) held(ctx context.Context, size int64, needs, copies int, read func() (*mail.Delivery, error)) (*mail.Delivery, error) {
+// inMemory has a file of size octets read when needs times as much is held for it, of which copies times stay held besides the Content.
+func (s *Spool) inMemory(ctx context.Context, size int64, needs, copies int, read func() (*mail.Delivery, error)) (*mail.Delivery, error) {
 	octets := int64(memory.Capacity(int(size)))
 	hold, err := s.memory.Hold(ctx, int64(needs)*octets)
 	if err != nil {
@@ -214,7 +214,7 @@ func (s *Spool) loadStray(ctx context.Context, id uuid.UUID, copies int) (*mail.
 		return nil, err
 	}
 	defer f.Close()
-	return s.held(ctx, f.size(), max(1+copies, textAndMail), copies, func() (*mail.Delivery, error) { return readStray(f, id) })
+	return s.inMemory(ctx, f.size(), max(1+copies, textAndMail), copies, func() (*mail.Delivery, error) { return readStray(f, id) })
 }
 
 func readStray(f source, id uuid.UUID) (*mail.Delivery, error) {

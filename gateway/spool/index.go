@@ -48,6 +48,7 @@ type entry struct {
 	settled  settlement
 	tried    bool // by a replay
 	urgent   bool // an operator asked for it
+	crowded  bool // there was no memory for it the last time: others go first
 }
 
 // failure is why the last attempt at a file failed, and when the next one may be.
@@ -173,7 +174,7 @@ func (x *index) enter(e *entry, as state) {
 	case waiting:
 		x.waiting.push(x.failures[e])
 	case trying:
-		e.urgent = false
+		e.urgent, e.crowded = false, false
 		e.to.trying++
 		x.settle(e.to)
 	case removing:

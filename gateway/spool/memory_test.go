@@ -11,6 +11,8 @@ import (
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
+
+	"github.com/google/uuid"
 )
 
 // lean opens a Spool whose mail is read back within a quarter of a budget of total octets.
@@ -74,12 +76,12 @@ func TestReplay_that_finds_no_memory_tries_later_and_notes_no_failure(t *testing
 				return Done, nil
 			})
 		}()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + 2*time.Second) // 5 s of waiting, and 5 of rest: it waits now
 		if tried {
 			t.Fatal("it was tried without memory")
 		}
 		e, err := s.describe(t.Context(), d.ID)
-		if err != nil || e.Attempts != 0 || e.LastError != "" || !e.NextTry.IsZero() {
+		if err != nil || e.Attempts != 0 || e.LastError != "" {
 			t.Errorf("entry %+v, %v", e, err)
 		}
 		if _, err := s.Try(t.Context(), d.ID, nil); !errors.Is(err, ErrBusy) {
@@ -91,6 +93,34 @@ func TestReplay_that_finds_no_memory_tries_later_and_notes_no_failure(t *testing
 		live.Release()
 		if err := <-ended; !errors.Is(err, context.Canceled) || !tried {
 			t.Errorf("replay ended with %v, tried %v", err, tried)
+		}
+	})
+}
+
+func TestReplay_goes_on_with_others_when_there_is_no_memory_for_the_oldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const total = 1 << 20
+		s, b := lean(t, spoolDir(t), total)
+		defer mustClose(t, s)
+		large := putReady(t, s, mail.JSON, string(bytes.Repeat([]byte("x"), total/2)))
+		time.Sleep(time.Second)
+		small := putReady(t, s, mail.JSON, "x")
+		live, err := b.Share(0).Hold(t.Context(), total/2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var order []uuid.UUID
+		_ = s.Replay(ctx, func(_ context.Context, d *mail.Delivery) (Verdict, error) {
+			if order = append(order, d.ID); len(order) == 1 {
+				live.Release()
+				return Done, nil
+			}
+			cancel()
+			return Done, nil
+		})
+		if len(order) != 2 || order[0] != small.ID || order[1] != large.ID {
+			t.Errorf("tried %v, want %v before %v", order, small.ID, large.ID)
 		}
 	})
 }

@@ -217,8 +217,8 @@ func (s *Spool) tried(got result) {
 		signal(s.sweep)
 	case got.verdict == Stop:
 		s.index.move(e, ready)
-	case got.verdict == crowded: // it waited long for memory: nobody is kept busy
-		s.index.move(e, ready)
+	case got.verdict == crowded:
+		s.index.crowdedOut(e, s.clock())
 		signal(s.wake)
 	case got.verdict == Undecided && e.settled == open:
 		s.index.note(e, got.err)
