@@ -38,6 +38,7 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	warnings = append(warnings, summary(broker.Verify(t.Exchanges()))...)
 	old := g.running.Load()
 	now := run(t, old, g.memory)
+	g.limitMemory(t.Config.Limits.Memory)
 	if _, warning := affordable(t.Config); warning != "" {
 		warnings = append(warnings, warning)
 	}

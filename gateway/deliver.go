@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/spool"
 
 	"github.com/google/uuid"
@@ -30,7 +31,7 @@ const (
 	Gone      Result = "gone"      // it was not there any more: delivered, or removed, meanwhile
 	Refused   Result = "refused"   // no queue takes it or has room, or its exchange is missing or forbidden; the file stays
 	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
-	Busy      Result = "busy"      // it is being published anyway; the file stays until that is decided
+	Busy      Result = "busy"      // it is being published anyway, or there is no memory for it now; the file stays
 	Failed    Result = "failed"    // for another reason; the file stays
 )
 
@@ -42,7 +43,7 @@ type Outcome struct {
 }
 
 // Destination is where an operator sends mail instead of where it was accepted for.
-type Destination struct{ Exchange, RoutingKey string }
+type Destination = spool.Destination
 
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
@@ -104,7 +105,7 @@ type operatorReplay struct {
 	g        *Gateway
 	to       *Destination
 	waiting  []uuid.UUID
-	busy     []uuid.UUID // to be looked at again
+	busy     []Outcome // of those to be looked at again
 	running  int
 	window   int                // how many may run at once
 	next     time.Time          // when replay_rate lets another one begin
@@ -142,8 +143,8 @@ func (r *operatorReplay) run(ctx context.Context) error {
 		case len(r.busy) == 0:
 			return nil
 		case time.Now().After(patience):
-			for _, id := range r.busy {
-				r.tell(Outcome{ID: id, Result: Busy, Reason: spool.ErrBusy.Error()})
+			for _, outcome := range r.busy {
+				r.tell(outcome)
 			}
 			return nil
 		default:
@@ -151,7 +152,10 @@ func (r *operatorReplay) run(ctx context.Context) error {
 			case <-time.After(busyPoll):
 			case <-ctx.Done():
 			}
-			r.waiting, r.busy = r.busy, nil
+			for _, outcome := range r.busy {
+				r.waiting = append(r.waiting, outcome.ID)
+			}
+			r.busy = nil
 		}
 	}
 }
@@ -199,7 +203,7 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 		r.away = fmt.Errorf("%w: %w", ErrAway, got.away)
 		return true
 	case got.Result == Busy:
-		r.busy = append(r.busy, got.ID)
+		r.busy = append(r.busy, got.Outcome)
 		return false
 	case got.Result == Gone && r.moved[got.ID]:
 		got.Result = Delivered
@@ -226,7 +230,7 @@ func (r *operatorReplay) one(id uuid.UUID, move bool) tried {
 	defer release()
 	for _, s := range spools {
 		if move {
-			err := s.Redirect(id, r.to.Exchange, r.to.RoutingKey)
+			err := s.Redirect(r.g.store.ctx, id, *r.to)
 			if errors.Is(err, spool.ErrNotFound) {
 				continue
 			}
@@ -255,7 +259,7 @@ func outcome(id uuid.UUID, verdict spool.Verdict, err error) tried {
 	switch {
 	case errors.Is(err, spool.ErrNotFound):
 		o = Outcome{ID: id, Result: Gone}
-	case errors.Is(err, spool.ErrBusy):
+	case errors.Is(err, spool.ErrBusy), errors.Is(err, memory.ErrExhausted):
 		o.Result = Busy
 	case verdict == spool.Done:
 		o.Result = Delivered

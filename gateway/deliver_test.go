@@ -27,7 +27,7 @@ type desk struct {
 // newDesk spools n mails and connects to the double.
 func newDesk(t testing.TB, double *amqptest.Broker, n int) *desk {
 	t.Helper()
-	o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"))
+	o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

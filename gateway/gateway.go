@@ -58,11 +58,18 @@ func New(o Options) *Gateway {
 	g.sockets = &listen.Set{Handle: g.handle, Log: o.Log}
 	g.admin.log = o.Log
 	g.admin.ending, g.admin.end = context.WithCancel(context.Background())
-	g.store = &store{log: o.Log, resend: g.resend, ready: g.publisher.AwaitAvailable, broker: &broker{Publisher: g.publisher}}
+	g.store = &store{memory: g.memory.Yielding(0), log: o.Log, resend: g.resend, ready: g.publisher.AwaitAvailable, broker: &broker{Publisher: g.publisher}}
 	g.store.ctx, g.store.stop = context.WithCancel(context.Background())
 	g.hurrying, g.hurry = context.WithCancel(context.Background())
 	g.cutting, g.cut = context.WithCancel(context.Background())
 	return g
+}
+
+// limitMemory bounds the octets of mail held at once, and to a quarter of them those of mail that is read back from the spools: live
+// mail goes first. 0 is no limit.
+func (g *Gateway) limitMemory(octets int64) {
+	g.memory.Resize(octets)
+	g.store.memory.Resize(octets / 4)
 }
 
 // ServeAdmin has h served on admin.socket. It is called before the first Apply.

@@ -328,7 +328,7 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 	p.use("c")
 	p.end()
 	t.Chdir(dir)
-	o, err := OpenSpooled("c")
+	o, err := OpenSpooled("c", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 	if err := os.Remove(dir + "/a"); err != nil {
 		t.Fatal(err)
 	}
-	if o, err = OpenSpooled("c"); err != nil {
+	if o, err = OpenSpooled("c", 0); err != nil {
 		t.Fatal(err)
 	}
 	if w := o.Warnings(); len(w) != 1 || !strings.Contains(w[0], dir+"/a") {

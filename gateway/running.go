@@ -45,7 +45,6 @@ func run(t *routes.Table, old *running, b *memory.Budget) *running {
 	states := map[string]*state{}
 	r := &running{table: t, generation: 1, listeners: make(map[string]*listener, len(t.Listeners))}
 	r.most, _ = affordable(t.Config)
-	b.Resize(t.Config.Limits.Memory)
 	if old != nil {
 		r.generation = old.generation + 1
 		for _, l := range old.listeners {

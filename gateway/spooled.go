@@ -30,9 +30,11 @@ type Spooled struct {
 func (g *Gateway) Spooled() *Spooled { return &Spooled{g: g} }
 
 // OpenSpooled opens the spool at dir, and those before it that may still hold mail, as a daemon does: it makes dir where it is missing
-// and locks them. Nothing is replayed until somebody asks. Close gives them up.
-func OpenSpooled(dir string) (*Spooled, error) {
+// and locks them. Nothing is replayed until somebody asks. memory is as limits.memory:
+// a quarter of it is for mail that is read back. Close gives them up.
+func OpenSpooled(dir string, memory int64) (*Spooled, error) {
 	g := New(Options{Log: slog.New(slog.DiscardHandler)})
+	g.limitMemory(memory)
 	c, err := g.store.openFor(dir, spool.Limits{})
 	if err != nil {
 		return nil, err
@@ -157,14 +159,14 @@ type SpooledMail struct {
 }
 
 // Mail returns one spooled mail. An error that is spool.ErrNotFound tells that there is none of that id.
-func (o *Spooled) Mail(_ context.Context, id uuid.UUID) (SpooledMail, error) {
+func (o *Spooled) Mail(ctx context.Context, id uuid.UUID) (SpooledMail, error) {
 	spools, release := o.g.store.hold()
 	defer release()
 	err := errStopping // where no spool is open any more
 	for _, s := range spools {
 		var d *mail.Delivery
 		var e spool.Entry
-		if d, e, err = s.Read(id); err == nil {
+		if d, e, err = s.Read(ctx, id); err == nil {
 			defer d.Content.Release()
 			return SpooledMail{
 				Entry: e, MailID: d.Envelope.ID, ReceivedAt: d.Envelope.ReceivedAt, ClientIP: d.Envelope.ClientIP,

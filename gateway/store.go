@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
 	"lsmtpd/gateway/spool"
 	"lsmtpd/routes/config"
 
@@ -27,6 +28,7 @@ const replayPause = time.Second
 // store is the spool in use, and those before it that still hold mail: each is replayed until it is empty.
 type store struct {
 	log    *slog.Logger
+	memory *memory.Share // of mail that is read back
 	resend func(context.Context, *spool.Spool, *mail.Delivery) (spool.Verdict, error)
 	ready  func(context.Context) error // returns when the broker takes mail
 	broker *broker
@@ -145,14 +147,31 @@ func (s *store) want(path string) *directory {
 
 // openAt opens a spool that is not open.
 func (s *store) openAt(o spool.Options) (*directory, error) {
+	o.Memory = s.memory
 	if o.Log = s.log; s.broker != nil {
 		o.Broker = s.broker
 	}
-	opened, err := spool.Open(o)
-	if err != nil {
+	d := &directory{path: o.Dir, done: make(chan struct{})}
+	o.Beside = func(listener string) spool.Usage { return s.beside(d, listener) }
+	var err error
+	if d.Spool, err = spool.Open(o); err != nil {
 		return nil, err
 	}
-	return &directory{Spool: opened, path: o.Dir, done: make(chan struct{})}, nil
+	return d, nil
+}
+
+// beside returns what waits in all spools but d.
+func (s *store) beside(d *directory, listener string) (all spool.Usage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.spools {
+		if other != d {
+			u := other.Usage(listener)
+			all.Octets += u.Octets
+			all.Listener += u.Listener
+		}
+	}
+	return all
 }
 
 // find returns the spool that is open at path, or nil. The caller holds mu.

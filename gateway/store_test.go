@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -207,4 +208,45 @@ func TestA_put_under_way_keeps_its_spool_open(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestMail_in_the_spool_before_counts_against_the_limits_of_the_one_in_use(t *testing.T) {
+	dir := t.TempDir()
+	s := newStore(t, dir)
+	if _, err := s.put(delivery()); err != nil {
+		t.Fatal(err)
+	}
+	octets := s.status()[0].Octets // a few more or less the next time: the time is written in it
+	for _, c := range []struct {
+		why    string
+		limits spool.Limits
+		full   bool
+	}{
+		{"spool.max_bytes", spool.Limits{MaxBytes: octets * 3 / 2}, true},
+		{"spool_max_bytes of listener", spool.Limits{Listeners: map[string]int64{"in": octets * 3 / 2}}, true},
+		{"", spool.Limits{MaxBytes: 3 * octets, Listeners: map[string]int64{"in": 3 * octets, "other": 1}}, false},
+	} {
+		change, err := s.prepare(filepath.Join(dir, "b"), c.limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change.Commit()
+		indexed(t, s)
+		_, err = s.put(delivery())
+		if errors.Is(err, spool.ErrFull) != c.full || c.full && !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: %v", c.why, err)
+		}
+	}
+}
+
+// indexed waits until every spool knows what lies in it.
+func indexed(t *testing.T, s *store) {
+	t.Helper()
+	for _, d := range s.spools {
+		for _, err := range d.Entries(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }

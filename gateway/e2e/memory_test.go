@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -129,4 +130,40 @@ func peakResident(t testing.TB, pid int) int64 {
 	kib, err := strconv.ParseInt(string(m[1]), 10, 64)
 	must(t, err)
 	return kib << 10
+}
+
+// BenchmarkBacklog is 24 mails of 11 MB that were spooled, and are replayed by a daemon that may hold 32 MiB: it reads them back within
+// that.
+func BenchmarkBacklog(b *testing.B) {
+	node, err := rabbit.Start(context.Background(), rabbit.Options{})
+	if errors.Is(err, rabbit.ErrNotInstalled) {
+		b.Skip(err)
+	}
+	must(b, err)
+	b.Cleanup(node.Close)
+	const mails, most = 24, 96 << 20
+	content := bytes.Repeat(append(bytes.Repeat([]byte("x"), 76), "\r\n"...), 11_000_000/78)
+	for _, format := range []string{"json", "raw"} {
+		b.Run(format, func(b *testing.B) {
+			for b.Loop() {
+				url, proxy := proxied(b, node)
+				must(b, proxy.Refuse(true))
+				d := start(b, url, strings.Replace(crowdConfig(format), "256MiB", "32MiB", 1))
+				for range mails {
+					if code, err := sendOne(d.Addr(b, "in"), "MAIL FROM:<a@example.com>", content); code != 250 {
+						b.Fatal(code, err)
+					}
+				}
+				must(b, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", d.Pid()), []byte("5"), 0)) // the peak so far is forgotten
+				must(b, proxy.Refuse(false))
+				eventually(b, "the spool is empty", func() bool { return len(spooled(b, d)) == 0 })
+				peak := peakResident(b, d.Pid())
+				b.ReportMetric(float64(peak)/(1<<20), "peak-MiB")
+				if peak >= most {
+					b.Errorf("the process took %d MiB", peak>>20)
+				}
+				d.Stop(b)
+			}
+		})
+	}
 }

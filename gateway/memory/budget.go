@@ -33,6 +33,7 @@ type Budget struct {
 // Share is a listener's part of a Budget.
 type Share struct {
 	budget  *Budget
+	yields  bool // to all who do not
 	max     int64
 	used    int64
 	waiters []*waiter // the oldest message's first
@@ -83,6 +84,14 @@ func (b *Budget) Used() int64 {
 // Share returns a part of b that holds no more than max octets at once, but for one message alone, which always fits. 0 is no
 // limit of its own.
 func (b *Budget) Share(max int64) *Share { return &Share{budget: b, max: limit(max)} }
+
+// Yielding is Share for messages that can be tried later. Whoever else waits goes first, and none of them waits for more than 5 s.
+// One that asks for more than the whole Budget is given the whole, when nobody has any of it.
+func (b *Budget) Yielding(max int64) *Share {
+	s := b.Share(max)
+	s.yields = true
+	return s
+}
 
 // Resize changes the octets that s may hold. What is held over them stays held.
 func (s *Share) Resize(max int64) {
@@ -136,6 +145,9 @@ func (h *Hold) Grow(ctx context.Context, n int64) error {
 func (h *Hold) take(ctx context.Context, n int64, inside bool) error {
 	b := h.share.budget
 	b.mu.Lock()
+	if h.share.yields {
+		n = min(n, b.total-h.octets)
+	}
 	if n > b.total-h.octets {
 		b.mu.Unlock()
 		return ErrExhausted
@@ -187,7 +199,13 @@ func (w *waiter) wait(ctx context.Context, inside bool) error {
 func (w *waiter) first() bool {
 	h := w.hold
 	b := h.share.budget
+	if h.share.yields {
+		return false
+	}
 	oldest := b.oldest
+	for oldest.share.yields { // it comes to its end without more
+		oldest = oldest.younger
+	}
 	if w.octets <= b.total-b.used {
 		for oldest.share != h.share {
 			oldest = oldest.younger
@@ -295,6 +313,14 @@ func (b *Budget) unqueue(w *waiter) bool {
 	return true
 }
 
+// before tells whether w is served first of two that each share has room for. The caller holds mu.
+func (w *waiter) before(other *waiter) bool {
+	if w.hold.share.yields != other.hold.share.yields {
+		return other.hold.share.yields
+	}
+	return w.hold.age < other.hold.age
+}
+
 // grant gives what there is to the oldest messages. Nobody overtakes an older one that waits for the budget, lest a stream of
 // small ones starve it; one that only waits for its own share is in nobody else's way. The caller holds mu.
 func (b *Budget) grant() {
@@ -302,7 +328,7 @@ func (b *Budget) grant() {
 		var next *waiter
 		for _, s := range b.waiting {
 			w := s.waiters[0]
-			if s.fits(w.hold, w.octets) && (next == nil || w.hold.age < next.hold.age) {
+			if s.fits(w.hold, w.octets) && (next == nil || w.before(next)) {
 				next = w
 			}
 		}

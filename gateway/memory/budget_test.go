@@ -171,6 +171,63 @@ func TestOneMessageAlwaysFitsInItsShare(t *testing.T) {
 	})
 }
 
+func TestWhatCanBeTriedLaterGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(100 * kib)
+		replay, live := b.Yielding(50*kib), b.Share(0)
+		full := begin(t, live, 80*kib)
+		first := make(chan error, 1)
+		go func() {
+			h, err := replay.Hold(t.Context(), 40*kib)
+			h.Release()
+			first <- err
+		}()
+		if !waits(first) {
+			t.Fatal("it was given more than there is")
+		}
+		young := begin(t, live, 20*kib) // overtakes
+		grown := growing(t.Context(), young, 30*kib)
+		full.Shrink(40 * kib)
+		if waits(grown) || !waits(first) {
+			t.Fatal("live mail waited for one that can be tried later")
+		}
+		full.Release()
+		if err := <-first; err != nil {
+			t.Fatal(err)
+		}
+		young.Release()
+		if n := b.Used(); n != 0 {
+			t.Errorf("%d octets are left", n)
+		}
+	})
+}
+
+func TestTheOldestMessageIsNoneThatCanBeTriedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(100 * kib)
+		replayed := begin(t, b.Yielding(0), 50*kib)
+		h := begin(t, b.Share(0), 20*kib)
+		grown := growing(t.Context(), h, 60*kib)
+		if time.Sleep(2 * patience); !waits(grown) {
+			t.Fatal("the oldest live message gave up behind a replayed one")
+		}
+		replayed.Release()
+		if err := <-grown; err != nil {
+			t.Fatal(err)
+		}
+		h.Release()
+	})
+}
+
+func TestOneThatCanBeTriedLaterFitsWhenNothingElseIsHeld(t *testing.T) {
+	s := NewBudget(100 * kib).Yielding(25 * kib)
+	h := begin(t, s, 500*kib)
+	if n := s.Used(); n != 100*kib {
+		t.Errorf("%d octets are held", n)
+	}
+	h.Release()
+}
+
 func TestResizeIsLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBudget(0)

@@ -39,6 +39,23 @@ func (c *Content) Body() []byte { return c.octets[c.prefix:] }
 // Hold returns what the octets are held with, for whoever needs more for this mail: the encoded payload.
 func (c *Content) Hold() *Hold { return c.hold }
 
+// HeldBy tells that c, which nothing holds yet, is held by h, as are spare octets that its owner needs beside it. The rest of h is
+// given back. c owns h, which may be nil, from now on.
+func (c *Content) HeldBy(h *Hold, spare int64) {
+	if h == nil {
+		return
+	}
+	c.hold, c.held = h, h.held()
+	c.giveBack(int64(cap(c.octets)) + spare)
+}
+
+// Unheld takes from c what holds it, which is the caller's then; nil where nothing does.
+func (c *Content) Unheld() *Hold {
+	h := c.hold
+	c.hold, c.reserved, c.held = nil, 0, 0
+	return h
+}
+
 // Grow makes Room for at least n octets, where it must in a larger buffer, for which it may wait as Hold.Grow does. After an
 // error the content is what it was.
 func (c *Content) Grow(ctx context.Context, n int) error {

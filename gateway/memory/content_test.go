@@ -128,6 +128,24 @@ func TestContentLivesUntilItsLastReferenceIsReleased(t *testing.T) {
 	mustPanic(t, "released once more", c.Release)
 }
 
+func TestContentIsHeldByWhatCameLater(t *testing.T) {
+	b := NewBudget(100 * kib)
+	c, copied := NewContent(nil, 8*kib, nil), NewContent(nil, 16*kib, nil)
+	c.HeldBy(begin(t, b.Share(0), 64*kib), 32*kib)
+	if n := b.Used(); n != 40*kib {
+		t.Errorf("%d octets are held for 8 KiB and 32 KiB beside them", n)
+	}
+	copied.HeldBy(c.Unheld(), 0)
+	c.Release()
+	if n := b.Used(); n != 16*kib {
+		t.Errorf("%d octets are held for the copy", n)
+	}
+	copied.Release()
+	if n := b.Used(); n != 0 {
+		t.Errorf("%d octets are left", n)
+	}
+}
+
 func mustPanic(t *testing.T, what string, f func()) {
 	t.Helper()
 	defer func() {

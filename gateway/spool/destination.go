@@ -22,11 +22,13 @@ type destinationName struct{ exchange, key string }
 const blockedPause = 5 * time.Second
 
 // first tells which of two ready files of a destination goes first: what an operator asked for, then what was tried least, so that
-// one file that nobody takes does not stay the one that all others wait for.
+// one file that nobody takes, or has memory for, does not stay the one that all others wait for.
 func first(a, b *entry) bool {
 	switch {
 	case a.urgent != b.urgent:
 		return a.urgent
+	case a.crowded != b.crowded:
+		return b.crowded
 	case a.attempts != b.attempts:
 		return a.attempts < b.attempts
 	}
@@ -93,6 +95,15 @@ func (x *index) returned(d *destination, now int64) {
 	d.shut = true
 	d.pause = min(max(2*d.pause, firstBackOff), maxBackOff)
 	x.rest(d, now+int64(d.pause))
+}
+
+// crowdedOut puts back a file for which there was no memory. Its destination rests, so that others have their turn.
+func (x *index) crowdedOut(e *entry, now int64) {
+	e.crowded = true
+	x.move(e, ready)
+	if e.to.due == 0 {
+		x.rest(e.to, now+int64(blockedPause))
+	}
 }
 
 // passed notes that a file of d was confirmed.

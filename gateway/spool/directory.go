@@ -17,6 +17,9 @@ import (
 // errMissing tells that a directory is not there which Open was not to make.
 var errMissing = errors.New("there is no such directory")
 
+// errAstray tells that the directory was moved, removed or hidden: a later start would not find the mail in it.
+var errAstray = errors.New("the directory that is open is not at its path any more: move it back, or restart lsmtpd where it is gone for good")
+
 // Check tells why Open would refuse dir as it is now, nil where it would not, or where dir is not there yet. It changes nothing.
 func Check(dir string) error {
 	info, err := os.Lstat(filepath.Clean(dir))
@@ -64,7 +67,7 @@ func openExisting(path string) (*root, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &root{Root: r, opening: uuid.NewString()}
+	d := &root{Root: r, path: path, opening: uuid.NewString()}
 	if err := d.take(before); err != nil {
 		_ = d.close()
 		return nil, err
@@ -85,6 +88,7 @@ func (d *root) take(before fs.FileInfo) error {
 	if !os.SameFile(before, after) {
 		return errors.New("was replaced while it was opened")
 	}
+	d.taken = after
 	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return errors.New("another process has it open: a spool belongs to one lsmtpd")
@@ -93,6 +97,15 @@ func (d *root) take(before fs.FileInfo) error {
 		return fmt.Errorf("flock: %w", err)
 	}
 	return d.tryOut()
+}
+
+func (d *root) placed() error {
+	now, err := os.Lstat(d.path)
+	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+	if gone || err == nil && !os.SameFile(now, d.taken) {
+		return errAstray
+	}
+	return nil // or nobody knows, and a start would tell
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:

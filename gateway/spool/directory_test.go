@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -231,5 +232,47 @@ func TestWarning_is_logged_at_Open_and_shown_by_Status(t *testing.T) {
 	defer mustClose(t, s)
 	if s.Warning() == "" || s.Status().Warning != s.Warning() || !strings.Contains(log.String(), s.Warning()) {
 		t.Errorf("warning %q, log %s", s.Warning(), log.String())
+	}
+}
+
+func TestA_directory_that_was_moved_away_takes_no_mail_until_it_is_back(t *testing.T) {
+	dir := spoolDir(t)
+	var log lines
+	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, s)
+	putReady(t, s, mail.JSON, "before")
+	for _, c := range []struct {
+		what       string
+		away, mend func() error
+	}{
+		{"moved", func() error { return os.Rename(dir, dir+".old") }, func() error { return os.Rename(dir+".old", dir) }},
+		{"replaced", func() error { return errors.Join(os.Rename(dir, dir+".old"), os.Mkdir(dir, 0o700)) },
+			func() error { return errors.Join(os.Remove(dir), os.Rename(dir+".old", dir)) }},
+	} {
+		if err := c.away(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put(someDelivery(mail.JSON, []byte("x"))); !errors.Is(err, ErrFull) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if names := files(t, dir+".old"); len(names) != 1 {
+			t.Errorf("%s: %v", c.what, names)
+		}
+		if st := s.Status(); st.Astray == "" || st.Files != 1 {
+			t.Errorf("%s: status %+v", c.what, st)
+		}
+		if err := c.mend(); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.Status(); st.Astray != "" {
+			t.Errorf("%s and back: status %+v", c.what, st)
+		}
+	}
+	putReady(t, s, mail.JSON, "after")
+	if text := log.String(); strings.Count(text, "not at its path: no mail is taken") != 2 || strings.Count(text, "at its path again") != 2 {
+		t.Error(text)
 	}
 }

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -153,8 +154,9 @@ func objectEnd(b []byte) int {
 	return -1
 }
 
-// load reads the delivery of a file. Its Content is the caller's to release.
-func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
+// load reads the delivery of a file, in memory that it may have to wait for: then the error is memory.ErrExhausted, or ctx's. Its
+// Content is the caller's to release, and holds copies times the file's octets besides, for what the caller makes of it.
+func (s *Spool) load(ctx context.Context, id uuid.UUID, copies int) (*mail.Delivery, error) {
 	f, err := s.dir.open(fileName(id))
 	if err != nil {
 		return nil, err
@@ -171,21 +173,51 @@ func (s *Spool) load(id uuid.UUID) (*mail.Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := readText(f, b[payload:], int(size)-payload)
+	needs := 1 + copies
+	if h.Format == mail.Raw {
+		needs = max(needs, textAndMail)
+	}
+	return s.inMemory(ctx, size, needs, copies, func() (*mail.Delivery, error) {
+		text, err := readText(f, b[payload:], int(size)-payload)
+		if err != nil {
+			return nil, err
+		}
+		text.Octets()[0] = '{' // was a comma behind the head
+		return h.delivery(id, text)
+	})
+}
+
+// textAndMail is how many times a file's octets it takes to read the mail itself: the payload, the string in it, and what its base64
+// stands for.
+const textAndMail = 3
+
+// inMemory has a file of size octets read when needs times as much is held for it, of which copies times stay held besides the Content.
+func (s *Spool) inMemory(ctx context.Context, size int64, needs, copies int, read func() (*mail.Delivery, error)) (*mail.Delivery, error) {
+	octets := int64(memory.Capacity(int(size)))
+	hold, err := s.memory.Hold(ctx, int64(needs)*octets)
 	if err != nil {
 		return nil, err
 	}
-	text.Octets()[0] = '{' // was a comma behind the head
-	return h.delivery(id, text)
+	d, err := read()
+	if err != nil {
+		hold.Release()
+		return nil, err
+	}
+	d.Content.HeldBy(hold, int64(copies)*octets)
+	return d, nil
 }
 
-// loadStray reads one of LSMTPD's own files: a delivery without a destination, whose payload is the file as it is.
-func (s *Spool) loadStray(id uuid.UUID) (*mail.Delivery, error) {
+// loadStray is load for one of LSMTPD's own files: a delivery without a destination, whose payload is the file as it is.
+func (s *Spool) loadStray(ctx context.Context, id uuid.UUID, copies int) (*mail.Delivery, error) {
 	f, err := s.dir.open(fileName(id))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return s.inMemory(ctx, f.size(), max(1+copies, textAndMail), copies, func() (*mail.Delivery, error) { return readStray(f, id) })
+}
+
+func readStray(f source, id uuid.UUID) (*mail.Delivery, error) {
 	text, err := readText(f, nil, int(f.size()))
 	if err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ type directory interface {
 	sync() error                                          // the names, not what is in the files
 	list(each func(name string, regular bool) bool) error // until each returns false
 	leftover(name string) bool                            // tells a temporary file of another process, which a crash left there
+	placed() error                                        // errAstray where it is not at its path any more
 	free() (int64, error)                                 // octets that who is not root may still write
 	setAside(name, reason string) error                   // moves it to bad/
 	aside(each func(BadEntry) bool) error                 // what is in bad/, until each returns false
@@ -49,10 +50,12 @@ type source interface {
 // made of a uuid, and cannot lead elsewhere.
 type root struct {
 	*os.Root
-	self    *os.File // for flock and fsync
-	named   bool     // the file system has no O_TMPFILE, or no /proc shows it
-	opening string   // a uuid
-	built   []string // the directories that openDirectory made, the outermost first
+	path    string      // as it was opened
+	taken   fs.FileInfo // what was there then
+	self    *os.File    // for flock and fsync
+	named   bool        // the file system has no O_TMPFILE, or no /proc shows it
+	opening string      // a uuid
+	built   []string    // the directories that openDirectory made, the outermost first
 	made    atomic.Int64
 }
 

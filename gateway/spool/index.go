@@ -48,6 +48,7 @@ type entry struct {
 	settled  settlement
 	tried    bool // by a replay
 	urgent   bool // an operator asked for it
+	crowded  bool // there was no memory for it the last time: others go first
 }
 
 // failure is why the last attempt at a file failed, and when the next one may be.
@@ -82,6 +83,7 @@ type index struct {
 	reserved     int64 // octets of the files being written
 	count        [states]int
 	bad          int    // files in bad/
+	ignored      int    // files that are not the spool's, at the last survey
 	why          string // the last failure's; thousands may share one
 	mu           sync.Locker
 }
@@ -172,7 +174,7 @@ func (x *index) enter(e *entry, as state) {
 	case waiting:
 		x.waiting.push(x.failures[e])
 	case trying:
-		e.urgent = false
+		e.urgent, e.crowded = false, false
 		e.to.trying++
 		x.settle(e.to)
 	case removing:

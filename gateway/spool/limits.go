@@ -48,12 +48,15 @@ func (s *Spool) SetLimits(l Limits) {
 // begin enters a file of size octets into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
 // Nothing is written yet: here whoever is over a limit is told so.
 func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
+	astray := s.dir.placed()
 	free, err := s.dir.free()
+	others := s.beside(h.Listener)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
+	s.place(astray)
 	if err != nil {
 		s.noteError(err)
 		return nil, classify(err)
@@ -64,7 +67,7 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
 	e := s.index.entry(id, h)
 	err = s.turnOf(e.from)
 	if err == nil {
-		err = s.admit(e.from, size, free)
+		err = s.admit(e.from, size, room{free, others})
 	}
 	if err == nil && s.index.byID.get(id) != nil { // while it waited
 		err = fmt.Errorf("%s is there already", id)
@@ -94,24 +97,47 @@ func (s *Spool) turnOf(o *origin) error {
 	return nil
 }
 
+// Usage is what counts against MaxBytes, and a listener's part of it.
+type Usage struct{ Octets, Listener int64 }
+
+// Usage returns what waits here, or is being written.
+func (s *Spool) Usage(listener string) Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := Usage{Octets: s.index.octets + s.index.reserved}
+	if o := s.index.origins[listener]; o != nil {
+		u.Listener = o.octets
+	}
+	return u
+}
+
+// room is what bounds a file besides what this Spool holds.
+type room struct {
+	free   int64 // octets, on the file system
+	others Usage
+}
+
 // admit tells why no file of size octets is taken from a listener. What lay there at start counts when it is counted; until then
 // only the file system's room does. s.mu is held.
-func (s *Spool) admit(o *origin, size, free int64) error {
+func (s *Spool) admit(o *origin, size int64, in room) error {
+	if s.astray != nil {
+		return fmt.Errorf("%w: %w", ErrFull, s.astray)
+	}
 	if s.failing != nil {
 		return fmt.Errorf("%w: the disk failed, and no test of it has passed since: %w", ErrFull, s.failing)
 	}
-	if l := s.limits.MinFree; l > 0 && free-s.index.reserved-size < l {
-		return fmt.Errorf("%w: %d octets are free on the file system, and spool.min_free is %d", ErrFull, free, l)
+	if l := s.limits.MinFree; l > 0 && in.free-s.index.reserved-size < l {
+		return fmt.Errorf("%w: %d octets are free on the file system, and spool.min_free is %d", ErrFull, in.free, l)
 	}
 	select {
 	case <-s.indexed:
 	default:
 		return nil
 	}
-	if l := s.limits.MaxBytes; l > 0 && s.index.octets+s.index.reserved+size > l {
+	if l := s.limits.MaxBytes; l > 0 && in.others.Octets+s.index.octets+s.index.reserved+size > l {
 		return fmt.Errorf("%w: spool.max_bytes of %d is reached", ErrFull, l)
 	}
-	if l := s.limits.Listeners[o.name]; l > 0 && o.octets+size > l {
+	if l := s.limits.Listeners[o.name]; l > 0 && in.others.Listener+o.octets+size > l {
 		return fmt.Errorf("%w: spool_max_bytes of listener %q, %d, is reached", ErrFull, o.name, l)
 	}
 	return nil
@@ -137,6 +163,18 @@ func (s *Spool) written(e *entry, err error) {
 	s.index.add(e, held)
 	if e.settled != open {
 		s.settle(e, e.settled)
+	}
+}
+
+// place takes in whether the directory is at its path. s.mu is held.
+func (s *Spool) place(astray error) {
+	was := s.astray
+	s.astray = astray
+	switch {
+	case astray != nil && was == nil:
+		s.log.Error("the spool directory is not at its path: no mail is taken into it until it is back", "dir", s.path, "error", astray)
+	case astray == nil && was != nil:
+		s.log.Info("the spool directory is at its path again", "dir", s.path)
 	}
 }
 

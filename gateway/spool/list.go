@@ -32,7 +32,7 @@ type Entry struct {
 	NoDestination bool      `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
 }
 
-// Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known. What comes
+// Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known, and what was put there since. What comes
 // or goes meanwhile may be missing. Of a file that cannot be read the error is told beside what is known of it, and the next one
 // follows; it ends with ctx's error.
 func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
@@ -46,6 +46,9 @@ func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter
 		case <-s.indexed:
 		case <-ctx.Done():
 		}
+		if ctx.Err() == nil {
+			s.rescan(ctx)
+		}
 		for _, at := range s.byAge() {
 			if ctx.Err() != nil {
 				break
@@ -57,7 +60,7 @@ func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter
 			if !wanted(at.id) {
 				continue
 			}
-			entry, err := s.describe(at.id)
+			entry, err := s.describe(ctx, at.id)
 			if errors.Is(err, ErrNotFound) {
 				continue
 			}
@@ -100,7 +103,7 @@ func (s *Spool) byAge() []aged {
 func (e *entry) listed() bool { return e.state.pending() || e.state == stray }
 
 // describe returns the Entry of a file.
-func (s *Spool) describe(id uuid.UUID) (Entry, error) {
+func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	s.mu.Lock()
 	e := s.index.byID.get(id)
 	if e == nil || !e.listed() {
@@ -118,7 +121,7 @@ func (s *Spool) describe(id uuid.UUID) (Entry, error) {
 		entry.NextTry = s.began.Add(time.Duration(due))
 	}
 	s.mu.Unlock()
-	err := s.readEnvelope(&entry)
+	err := s.readEnvelope(ctx, &entry)
 	if errors.Is(err, fs.ErrNotExist) {
 		return entry, fmt.Errorf("spool: %s: %w", id, ErrNotFound)
 	}
@@ -149,7 +152,7 @@ type summary struct {
 const lastLook = 4 << 10
 
 // readEnvelope reads of a file who sent the mail and to whom, and leaves the mail alone where it can.
-func (s *Spool) readEnvelope(e *Entry) error {
+func (s *Spool) readEnvelope(ctx context.Context, e *Entry) error {
 	f, err := s.dir.open(fileName(e.ID))
 	if err != nil {
 		return err
@@ -164,7 +167,7 @@ func (s *Spool) readEnvelope(e *Entry) error {
 			return nil
 		}
 	}
-	return s.decodeEnvelope(e)
+	return s.decodeEnvelope(ctx, e)
 }
 
 // skim reads the keys before the mail and those behind it. It tells whether it found what it looked for.
@@ -206,8 +209,8 @@ func skim(f source, payload int64, e *Entry) bool {
 }
 
 // decodeEnvelope reads a file as a whole: one that a person has written anew, or LSMTPD's own.
-func (s *Spool) decodeEnvelope(e *Entry) error {
-	d, err := s.loadAny(e.ID, e.NoDestination)
+func (s *Spool) decodeEnvelope(ctx context.Context, e *Entry) error {
+	d, err := s.loadAny(ctx, e.ID, e.NoDestination, 0)
 	if err != nil {
 		return err
 	}

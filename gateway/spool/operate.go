@@ -22,13 +22,13 @@ var (
 )
 
 // Read returns a delivery that waits, and what is known of it. Content is the mail itself in either format, and the caller's to
-// release.
-func (s *Spool) Read(id uuid.UUID) (*mail.Delivery, Entry, error) {
-	entry, err := s.describe(id)
+// release. It waits for memory until ctx ends, and no longer than 5 s: then the error is memory.ErrExhausted.
+func (s *Spool) Read(ctx context.Context, id uuid.UUID) (*mail.Delivery, Entry, error) {
+	entry, err := s.describe(ctx, id)
 	if err != nil {
 		return nil, Entry{}, err
 	}
-	d, err := s.loadAny(id, entry.NoDestination)
+	d, err := s.loadAny(ctx, entry.ID, entry.NoDestination, textAndMail-1)
 	if err != nil {
 		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
 	}
@@ -41,14 +41,15 @@ func (s *Spool) Read(id uuid.UUID) (*mail.Delivery, Entry, error) {
 		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
 	}
 	decoded.Exchange, decoded.RoutingKey, decoded.Format, decoded.Headers, decoded.SpooledAt = d.Exchange, d.RoutingKey, d.Format, d.Headers, d.SpooledAt
+	decoded.Content.HeldBy(d.Content.Unheld(), int64(len(d.Content.Octets()))) // and a copy of it, in its reader's hands
 	return decoded, entry, nil
 }
 
-func (s *Spool) loadAny(id uuid.UUID, isStray bool) (*mail.Delivery, error) {
+func (s *Spool) loadAny(ctx context.Context, id uuid.UUID, isStray bool, copies int) (*mail.Delivery, error) {
 	if isStray {
-		return s.loadStray(id)
+		return s.loadStray(ctx, id, copies)
 	}
-	return s.load(id)
+	return s.load(ctx, id, copies)
 }
 
 // hold takes a file into the caller's hands, so that nobody else touches it until release. It returns whose it was.
@@ -128,14 +129,18 @@ func (s *Spool) Retry(ids ...uuid.UUID) {
 	signal(s.wake)
 }
 
-// Redirect makes exchange and key the destination of a file from now on, on an operator's word: the file is written anew, with its
+// Destination is where a file goes.
+type Destination struct{ Exchange, RoutingKey string }
+
+// Redirect makes to the destination of a file from now on, on an operator's word: the file is written anew, with its
 // spooling time, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published.
-func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
+// It waits for memory as Read does.
+func (s *Spool) Redirect(ctx context.Context, id uuid.UUID, to Destination) error {
 	e, was, err := s.hold(id)
 	if err != nil {
 		return err
 	}
-	size, err := s.rewrite(id, was == stray, exchange, key)
+	size, err := s.rewrite(ctx, e.id, was == stray, to)
 	if err != nil {
 		s.mu.Lock()
 		s.failed(err)
@@ -145,7 +150,7 @@ func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
 	}
 	s.mu.Lock()
 	s.index.resize(e, size)
-	s.index.redirect(e, exchange, key)
+	s.index.redirect(e, to.Exchange, to.RoutingKey)
 	e.urgent = true
 	s.mu.Unlock()
 	s.release(e, ready)
@@ -153,13 +158,13 @@ func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
 }
 
 // rewrite writes the file of id anew, for another destination, and returns its size.
-func (s *Spool) rewrite(id uuid.UUID, isStray bool, exchange, key string) (int64, error) {
-	d, err := s.loadAny(id, isStray)
+func (s *Spool) rewrite(ctx context.Context, id uuid.UUID, isStray bool, to Destination) (int64, error) {
+	d, err := s.loadAny(ctx, id, isStray, 1)
 	if err != nil {
 		return 0, err
 	}
 	defer d.Content.Release()
-	d.Exchange, d.RoutingKey = exchange, key
+	d.Exchange, d.RoutingKey = to.Exchange, to.RoutingKey
 	if err := d.Check(); err != nil {
 		return 0, err
 	}
@@ -173,7 +178,7 @@ func (s *Spool) rewrite(id uuid.UUID, isStray bool, exchange, key string) (int64
 }
 
 // Try has one file published now, whatever its back-off, and does with it what the verdict says, as Replay does. The error is
-// try's, ErrNotFound, ErrBusy, ErrNoDestination, or why the file cannot be read.
+// try's, ErrNotFound, ErrBusy, ErrNoDestination, memory.ErrExhausted, or why the file cannot be read.
 func (s *Spool) Try(ctx context.Context, id uuid.UUID, try func(context.Context, *mail.Delivery) (Verdict, error)) (Verdict, error) {
 	e, was, err := s.hold(id)
 	if err != nil {
@@ -189,7 +194,7 @@ func (s *Spool) Try(ctx context.Context, id uuid.UUID, try func(context.Context,
 	s.mu.Unlock()
 	verdict, err := s.one(ctx, id, try)
 	s.tried(result{e: e, verdict: verdict, err: err})
-	if verdict == unloaded {
+	if verdict == unloaded || verdict == crowded {
 		return Later, fmt.Errorf("spool: %s: %w", id, err)
 	}
 	return verdict, err

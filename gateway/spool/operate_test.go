@@ -141,7 +141,7 @@ func TestRead_gives_the_mail_itself_in_either_format(t *testing.T) {
 	for _, format := range []string{mail.JSON, mail.Raw} {
 		octets := "Subject: Gr\xfc\xdfe\r\n\r\n\x00\"\r\n"
 		d := putReady(t, s, format, octets)
-		got, e, err := s.Read(d.ID)
+		got, e, err := s.Read(t.Context(), d.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestRead_gives_the_mail_itself_in_either_format(t *testing.T) {
 		}
 		got.Content.Release()
 	}
-	if _, _, err := s.Read(uuid.New()); !errors.Is(err, ErrNotFound) || !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := s.Read(t.Context(), uuid.New()); !errors.Is(err, ErrNotFound) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -171,7 +171,7 @@ func TestRemove_deletes_what_waits_and_nothing_that_is_being_published(t *testin
 		if err := s.Remove(d.ID); !errors.Is(err, ErrBusy) {
 			t.Errorf("being published: %v", err)
 		}
-		if err := s.Redirect(d.ID, "y", ""); !errors.Is(err, ErrBusy) {
+		if err := s.Redirect(t.Context(), d.ID, Destination{"y", ""}); !errors.Is(err, ErrBusy) {
 			t.Errorf("being published: %v", err)
 		}
 		cancel()
@@ -220,7 +220,7 @@ func TestRedirect_sends_a_file_elsewhere_for_good(t *testing.T) {
 			d := putReady(t, s, format, "x\r\n")
 			other := putReady(t, s, format, "y\r\n")
 			before := entries(t, s)
-			if err := s.Redirect(d.ID, "elsewhere", "a.longer.key.than.before"); err != nil {
+			if err := s.Redirect(t.Context(), d.ID, Destination{"elsewhere", "a.longer.key.than.before"}); err != nil {
 				t.Fatal(err)
 			}
 			octets := s.Status().Octets
@@ -256,13 +256,13 @@ func TestRedirect_gives_LSMTPDs_own_files_a_destination(t *testing.T) {
 		if _, err := s.Try(t.Context(), id, nil); !errors.Is(err, ErrNoDestination) {
 			t.Errorf("without one: %v", err)
 		}
-		if err := s.Redirect(id, strings.Repeat("x", 256), ""); err == nil {
+		if err := s.Redirect(t.Context(), id, Destination{strings.Repeat("x", 256), ""}); err == nil {
 			t.Error("a destination that AMQP cannot carry was taken")
 		}
 		if st := s.Status(); st.NoDestination != 1 || st.Files != 0 || st.Octets != 0 {
 			t.Errorf("status %+v", st)
 		}
-		if err := s.Redirect(id, "x", "k"); err != nil {
+		if err := s.Redirect(t.Context(), id, Destination{"x", "k"}); err != nil {
 			t.Fatal(err)
 		}
 		if st := s.Status(); st.NoDestination != 0 || st.Files != 1 {
@@ -283,7 +283,7 @@ func TestRedirect_that_fails_leaves_the_file_as_it_was(t *testing.T) {
 			indexedNow(s)
 			m := putReady(t, s, mail.JSON, "x")
 			d.breaks(call)
-			if err := s.Redirect(m.ID, "elsewhere", ""); !errors.Is(err, syscall.ENOSPC) {
+			if err := s.Redirect(t.Context(), m.ID, Destination{"elsewhere", ""}); !errors.Is(err, syscall.ENOSPC) {
 				t.Errorf("%s: error %v", call, err)
 			}
 			d.breaks("")

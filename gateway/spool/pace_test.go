@@ -124,7 +124,7 @@ func TestReplay_keeps_attempts_and_the_last_error_for_who_asks(t *testing.T) {
 		attempts()
 		time.Sleep(7 * time.Second)
 		attempts()
-		e, err := s.describe(d.ID)
+		e, err := s.describe(t.Context(), d.ID)
 		if err != nil || e.Attempts != 2 || e.LastError != "queue full" || time.Until(e.NextTry) != 8*time.Second {
 			t.Errorf("entry %+v, error %v", e, err)
 		}
@@ -135,11 +135,11 @@ func TestReplay_keeps_attempts_and_the_last_error_for_who_asks(t *testing.T) {
 		undecided.Store(true)
 		s.Retry(d.ID, uuid.New())
 		attempts()
-		if e, err := s.describe(d.ID); err != nil || e.Attempts != 3 || !e.NextTry.IsZero() {
+		if e, err := s.describe(t.Context(), d.ID); err != nil || e.Attempts != 3 || !e.NextTry.IsZero() {
 			t.Errorf("entry %+v, error %v", e, err)
 		}
 		s.Settle(d.ID, false)
-		if e, err := s.describe(d.ID); err != nil || e.Attempts != 4 || e.LastError != "queue full" {
+		if e, err := s.describe(t.Context(), d.ID); err != nil || e.Attempts != 4 || e.LastError != "queue full" {
 			t.Errorf("entry %+v, error %v", e, err)
 		}
 	})

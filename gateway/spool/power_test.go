@@ -106,6 +106,7 @@ func (d *disk) list(each func(string, bool) bool) error {
 }
 
 func (d *disk) leftover(string) bool               { return false }
+func (d *disk) placed() error                      { return nil }
 func (d *disk) free() (int64, error)               { return 1 << 40, nil }
 func (d *disk) setAside(name, reason string) error { return fmt.Errorf("%s: %s", name, reason) }
 func (d *disk) aside(func(BadEntry) bool) error    { return nil }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/memory"
 
 	"github.com/google/uuid"
 )
@@ -153,8 +154,13 @@ func (r *replay) take() (*entry, time.Duration) {
 
 // one reads a file and tries it.
 func (s *Spool) one(ctx context.Context, id uuid.UUID, try func(context.Context, *mail.Delivery) (Verdict, error)) (Verdict, error) {
-	d, err := s.load(id)
-	if err != nil {
+	d, err := s.load(ctx, id, 0)
+	switch {
+	case errors.Is(err, memory.ErrExhausted):
+		return crowded, err
+	case err != nil && ctx.Err() != nil:
+		return Stop, err
+	case err != nil:
 		return unloaded, err
 	}
 	defer d.Content.Release()
@@ -165,8 +171,11 @@ func (s *Spool) one(ctx context.Context, id uuid.UUID, try func(context.Context,
 	return verdict, err
 }
 
-// unloaded is the verdict on a file that try was not asked about.
-const unloaded Verdict = -1
+// Verdicts on files that try was not asked about.
+const (
+	unloaded Verdict = -1 - iota
+	crowded          // there was no memory for it in time
+)
 
 func (r *replay) end(got result) {
 	r.running--
@@ -175,6 +184,8 @@ func (r *replay) end(got result) {
 	switch got.verdict {
 	case Done:
 		r.window = min(r.window+1, maxWindow)
+	case crowded:
+		r.window = 1
 	case Stop:
 		r.stop(got.err)
 	}
@@ -206,6 +217,9 @@ func (s *Spool) tried(got result) {
 		signal(s.sweep)
 	case got.verdict == Stop:
 		s.index.move(e, ready)
+	case got.verdict == crowded:
+		s.index.crowdedOut(e, s.clock())
+		signal(s.wake)
 	case got.verdict == Undecided && e.settled == open:
 		s.index.note(e, got.err)
 		s.index.returned(e.to, s.clock()) // the others would wait as long, in the window's places of those that are confirmed

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"time"
@@ -15,18 +16,42 @@ const (
 	maxReasons = 20      // unreadable files named in the log at start; of the rest, the number
 )
 
-// scan enters what lies in the directory into the index, reading heads only. Put goes on meanwhile.
+// scan enters what lies in the directory at start into the index, and tells of what else lies there.
 func (s *Spool) scan() {
 	defer close(s.indexed)
-	moved, stuck := 0, 0 // unreadable files
+	if one := s.survey(); one != "" {
+		s.log.Warn("files in the spool directory are ignored: by their names, which would be a UUID in lower case and .json, they are not the spool's",
+			"dir", s.path, "files", s.Status().Ignored, "one", one)
+	}
+}
+
+// rescan is scan for what an operator put into the directory since.
+func (s *Spool) rescan(ctx context.Context) {
+	select {
+	case s.rescanning <- struct{}{}:
+		defer func() { <-s.rescanning }()
+		s.survey()
+	case <-ctx.Done():
+	}
+}
+
+// survey enters what lies in the directory, and is not in the index, reading heads only. Put goes on meanwhile. It returns the name
+// of one of the files that it ignores; "" where there is none.
+func (s *Spool) survey() (ignored string) {
+	moved, stuck, others := 0, 0, 0 // unreadable files, and such as are not the spool's
 	err := s.dir.list(func(name string, regular bool) bool {
 		if id, ok := parseName(name); ok {
 			s.enter(id, regular, &moved, &stuck)
 		} else if s.dir.leftover(name) {
 			_ = s.dir.remove(name) // its sender never got a 250, and the lock says that its writer is dead
+		} else if !ours(name) {
+			others, ignored = others+1, name
 		}
 		return !s.ending()
 	})
+	s.mu.Lock()
+	s.index.ignored = others
+	s.mu.Unlock()
 	if moved > maxReasons {
 		s.log.Error("more spool files cannot be read: they are in bad/ now", "dir", s.path, "files", moved-maxReasons)
 	}
@@ -44,6 +69,13 @@ func (s *Spool) scan() {
 		s.noteError(err)
 		s.mu.Unlock()
 	}
+	return ignored
+}
+
+// ours tells whether a name that is no mail's belongs into a spool directory: hidden ones are of files being written, or the file
+// system's, as lost+found is.
+func ours(name string) bool {
+	return name == badDirectory || name == PredecessorsFile || name == "lost+found" || name[0] == '.'
 }
 
 // ending tells whether the Spool is being closed.

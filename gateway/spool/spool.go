@@ -24,11 +24,14 @@ const maxWriters = 64
 
 // Options say where a Spool is.
 type Options struct {
-	Dir      string       // made where it is missing; its path is taken as it is given
-	Existing bool         // Dir is not made: where it is missing, that is an error
-	Log      *slog.Logger // nil logs nothing
-	Limits   Limits       // as SetLimits has them
-	Broker   Broker       // nil: one that takes no mail of others
+	Dir      string        // made where it is missing; its path is taken as it is given
+	Existing bool          // Dir is not made: where it is missing, that is an error
+	Log      *slog.Logger  // nil logs nothing
+	Limits   Limits        // as SetLimits has them
+	Broker   Broker        // nil: one that takes no mail of others
+	Memory   *memory.Share // what mail that is read back is held against; nil is no limit
+	// Beside returns what other Spools hold that count against the same limits; nil where there are none. It is asked without locks.
+	Beside func(listener string) Usage
 }
 
 // Spool is one directory of deliveries. Its methods may be called from any goroutine.
@@ -38,22 +41,26 @@ type Spool struct {
 	log     *slog.Logger
 	dir     directory
 	broker  Broker
+	memory  *memory.Share
+	beside  func(listener string) Usage
 	commits group
 	began   time.Time
 
-	writers chan struct{} // a token for each Put under way
-	turn    chan struct{} // a token for the Replay under way
-	wake    chan struct{} // told that a file became ready
-	sweep   chan struct{} // told that a file is to be removed
-	indexed chan struct{} // closed when every file found at start is in the index
-	closing chan struct{} // closed by Close
-	tasks   sync.WaitGroup
+	writers    chan struct{} // a token for each Put under way
+	turn       chan struct{} // a token for the Replay under way
+	wake       chan struct{} // told that a file became ready
+	sweep      chan struct{} // told that a file is to be removed
+	rescanning chan struct{} // a token for the rescan under way
+	indexed    chan struct{} // closed when every file found at start is in the index
+	closing    chan struct{} // closed by Close
+	tasks      sync.WaitGroup
 
 	mu          sync.Mutex // guards what follows
 	index       index
 	limits      Limits
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
+	astray      error // as of the last look at the directory's path
 	lastError   string
 	lastErrorAt time.Time
 }
@@ -79,21 +86,27 @@ func start(o Options, dir directory) *Spool {
 	if o.Broker == nil {
 		o.Broker = nobody{}
 	}
+	if o.Beside == nil {
+		o.Beside = func(string) Usage { return Usage{} }
+	}
 	s := &Spool{
-		path:    o.Dir,
-		warning: Warning(o.Dir),
-		log:     o.Log,
-		dir:     dir,
-		broker:  o.Broker,
-		commits: group{sync: dir.sync},
-		began:   time.Now(),
-		writers: make(chan struct{}, maxWriters),
-		turn:    make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		sweep:   make(chan struct{}, 1),
-		indexed: make(chan struct{}),
-		closing: make(chan struct{}),
-		limits:  o.Limits,
+		path:       o.Dir,
+		warning:    Warning(o.Dir),
+		log:        o.Log,
+		dir:        dir,
+		broker:     o.Broker,
+		memory:     o.Memory,
+		beside:     o.Beside,
+		commits:    group{sync: dir.sync},
+		began:      time.Now(),
+		writers:    make(chan struct{}, maxWriters),
+		turn:       make(chan struct{}, 1),
+		wake:       make(chan struct{}, 1),
+		sweep:      make(chan struct{}, 1),
+		rescanning: make(chan struct{}, 1),
+		indexed:    make(chan struct{}),
+		closing:    make(chan struct{}),
+		limits:     o.Limits,
 	}
 	s.index = newIndex(&s.mu)
 	if s.warning != "" {
@@ -212,9 +225,11 @@ type Status struct {
 	Oldest        time.Time `json:"oldest,omitzero"`    // of Files; zero where there is none
 	Unreadable    int       `json:"unreadable"`         // files that cannot be replayed: in bad/, or left as they are
 	NoDestination int       `json:"no_destination"`     // LSMTPD's own files, which do not say where to
+	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
 	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
+	Astray        string    `json:"astray,omitempty"`   // why nothing is taken: the directory is not at its path any more
 	Warning       string    `json:"warning,omitempty"`
 	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
 	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
@@ -222,8 +237,10 @@ type Status struct {
 
 // Status returns what the spool holds at this moment.
 func (s *Spool) Status() Status {
+	astray := s.dir.placed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.place(astray)
 	st := Status{
 		Dir:           s.path,
 		Files:         s.index.byAge.Len(),
@@ -232,12 +249,16 @@ func (s *Spool) Status() Status {
 		Retrying:      s.index.waiting.Len(),
 		Unreadable:    s.index.count[unreadable] + s.index.bad,
 		NoDestination: s.index.count[stray],
+		Ignored:       s.index.ignored,
 		Warning:       s.warning,
 		LastError:     s.lastError,
 		LastErrorAt:   s.lastErrorAt,
 	}
 	if st.Files > 0 {
 		st.Oldest = time.Unix(0, s.index.byAge.first().spooled)
+	}
+	if s.astray != nil {
+		st.Astray = s.astray.Error()
 	}
 	if s.failing != nil {
 		st.Failing = s.failing.Error()

@@ -53,7 +53,7 @@ func TestPut_any_octets_come_back(t *testing.T) {
 		if err := s.Put(d); err != nil {
 			r.Fatal(err)
 		}
-		back, err := s.load(d.ID)
+		back, err := s.load(t.Context(), d.ID, 0)
 		if err != nil {
 			r.Fatal(err)
 		}

@@ -171,7 +171,7 @@ func (a *accounts) check(t *testing.T, s *Spool, what string) {
 			t.Errorf("%s: %v", what, err)
 			continue
 		}
-		d, _, err := s.Read(e.ID)
+		d, _, err := s.Read(t.Context(), e.ID)
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 			continue
@@ -214,7 +214,7 @@ func work(t *testing.T, s *Spool, a *accounts) {
 	if s.Remove(ids[1]) == nil {
 		a.set(ids[1], false)
 	}
-	_ = s.Redirect(ids[2], "elsewhere", "a.longer.key.than.it.was.before")
+	_ = s.Redirect(t.Context(), ids[2], Destination{"elsewhere", "a.longer.key.than.it.was.before"})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_ = s.Replay(ctx, func(_ context.Context, d *mail.Delivery) (Verdict, error) {

@@ -107,7 +107,7 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		if faults != nil {
 			return nil, err // they are told already
 		}
-		local, opened := openSpool(c.Spool.Dir)
+		local, opened := openSpool(c)
 		if opened != nil {
 			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
 		}
@@ -119,7 +119,8 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 }
 
 // openSpool opens a spool that is there.
-func openSpool(dir string) (*gateway.Spooled, error) {
+func openSpool(c *config.Config) (*gateway.Spooled, error) {
+	dir := c.Spool.Dir
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("spool %s: there is no such directory, so no mail waits there", dir)
@@ -134,7 +135,7 @@ func openSpool(dir string) (*gateway.Spooled, error) {
 		}
 		return nil, fmt.Errorf("spool %s: belongs to the user %s: run this as that user, with: sudo -u %s lsmtpd spool …", dir, name, name)
 	}
-	return gateway.OpenSpooled(dir)
+	return gateway.OpenSpooled(dir, c.Limits.Memory)
 }
 
 // selection is what the flags and operands of a command select of the spool.

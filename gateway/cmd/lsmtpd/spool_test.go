@@ -14,6 +14,7 @@ import (
 
 	"lsmtpd/gateway"
 	"lsmtpd/gateway/spool"
+	"lsmtpd/routes/config"
 
 	"github.com/google/uuid"
 )
@@ -198,7 +199,7 @@ func TestA_spool_of_another_user_is_told_with_the_command_that_works(t *testing.
 	if err := os.Chown(dir, 54321, -1); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openSpool(dir)
+	_, err := openSpool(&config.Config{Spool: config.Spool{Dir: dir}})
 	if want := "run this as that user, with: sudo -u '#54321' lsmtpd spool"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Error(err)
 	}
@@ -208,6 +209,13 @@ func TestThe_status_says_of_a_spool_that_cannot_be_opened_that_its_mail_is_unsee
 	got := spoolText(spool.Status{Dir: "/old", NotOpen: "spool /old: there is no such directory"}, time.Now(), true)
 	want := "/old: not in use any more, and what mail is left there waits unseen:\n        spool /old: there is no such directory"
 	if got != want {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestThe_status_says_of_a_spool_that_was_moved_away_that_it_takes_no_mail(t *testing.T) {
+	got := spoolText(spool.Status{Dir: "/spool", Astray: "it is elsewhere"}, time.Now(), false)
+	if want := "/spool: 0 waiting\n        takes no mail: it is elsewhere"; got != want {
 		t.Errorf("%q", got)
 	}
 }

@@ -169,7 +169,8 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	for _, some := range []struct {
 		n    int
 		what string
-	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable (lsmtpd spool ls --bad)"}, {s.NoDestination, "without a destination"}} {
+	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable (lsmtpd spool ls --bad)"}, {s.NoDestination, "without a destination"},
+		{s.Ignored, "ignored (not the spool's by their names)"}} {
 		if some.n > 0 {
 			text += fmt.Sprintf(", %d %s", some.n, some.what)
 		}
@@ -180,11 +181,15 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	if s.Indexing {
 		text += ", still counting"
 	}
+	astray := ""
+	if s.Astray != "" {
+		astray = "takes no mail: " + s.Astray
+	}
 	failing := ""
 	if s.Failing != "" {
 		failing = "the disk takes no mail until a test of it passes: " + s.Failing
 	}
-	for _, note := range []string{s.Warning, failing, s.LastError} {
+	for _, note := range []string{s.Warning, astray, failing, s.LastError} {
 		if note != "" {
 			text += "\n        " + note
 		}
