@@ -45,6 +45,9 @@ func TestARefusedTopicIsItsDestinationsAloneUntilAProbeIsTaken(t *testing.T) {
 		t.Errorf("in quarantine: %v; %d channels more", p.Unusable("shared"), b.Channels()-channels)
 	}
 	bad := destination{"shared", "bad"}
+	if s := p.Status().Refused; len(s) != 1 || s[0].Exchange != bad.exchange || s[0].RoutingKey != bad.key || s[0].Error == "" {
+		t.Errorf("the status tells of %+v", s)
+	}
 	p.refusals.due(bad)
 	submit(t.Context(), p, delivery("shared", "bad")).want(t, Returned, InDoubt)
 	submit(t.Context(), p, delivery("shared", "bad")).want(t, Returned)

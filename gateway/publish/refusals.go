@@ -156,3 +156,24 @@ func (s *refusals) wary(who sender) bool {
 	}
 	return watched
 }
+
+// RefusalStatus is a destination that the broker closes a channel for, though it takes other mail for the exchange.
+type RefusalStatus struct {
+	Exchange   string    `json:"exchange"`
+	RoutingKey string    `json:"routing_key"`
+	Error      string    `json:"error"`
+	Probe      time.Time `json:"next_probe"`
+}
+
+func (s *refusals) status() []RefusalStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []RefusalStatus
+	for d, r := range s.at {
+		if len(all) == maxListed {
+			break
+		}
+		all = append(all, RefusalStatus{d.exchange, d.key, r.err.Error(), r.probe})
+	}
+	return all
+}
