@@ -203,9 +203,14 @@ func (l *lane) publish(c *channel) {
 		return
 	}
 	<-c.closed // or it is about to be
-	if c == l.channel {
+	switch c {
+	case l.channel:
 		l.closed()
-	} // else it is replaced when there is mail for it
+	case l.aside:
+		l.aside = nil
+	case l.wary:
+		l.wary = nil
+	}
 	if !errors.Is(err, amqp.ErrClosed) {
 		// The socket failed, and some of it may have been written.
 		l.giveUp(Result{InDoubt, err})
