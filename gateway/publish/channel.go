@@ -25,11 +25,14 @@ type channel struct {
 	closed  chan *amqp.Error // ready when the channel is closed and closing has the reason. For the lane to wait for
 	ages    []*age           // owned by the lane that publishes: the oldest first
 	nacks   nacks
+	blamed  sync.Once // the culprit is
 
 	// guarded by mu
 	mu       sync.Mutex
-	reason   *amqp.Error // for which the broker closed the channel
-	hunt     *hunt       // for whose message that was, where the reason does not name it
+	out      map[*Ticket]int64 // published and not answered, with the octets of the payload
+	reason   *amqp.Error       // for which the broker closed the channel
+	culprit  culprit           // whom it closed it for; not changed once there is a reason
+	hunt     *hunt             // for whose message that was, where the culprit is not known
 	returns  chan amqp.Return
 	returned map[string]returned // by message-id, until the acks are seen
 }
@@ -62,6 +65,7 @@ func openChannel(l *link) (*channel, error) {
 		closing:  ch.NotifyClose(make(chan *amqp.Error, 1)), // told first
 		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, 2*windowMessages)),
+		out:      map[*Ticket]int64{},
 		returned: map[string]returned{},
 		nacks:    nacks{row: map[destination]int{}},
 	}, nil
@@ -69,8 +73,11 @@ func openChannel(l *link) (*channel, error) {
 
 // publish hands t to the broker: persistent, mandatory. The octets of t are free afterwards.
 func (c *channel) publish(t *Ticket) (*amqp.DeferredConfirmation, error) {
+	c.mu.Lock()
+	c.out[t] = t.octets
+	c.mu.Unlock()
 	d := t.delivery
-	return c.ch.PublishWithDeferredConfirm(d.Exchange, d.RoutingKey, true, false, amqp.Publishing{
+	dc, err := c.ch.PublishWithDeferredConfirm(d.Exchange, d.RoutingKey, true, false, amqp.Publishing{
 		Headers:      t.headers,
 		ContentType:  d.ContentType(),
 		DeliveryMode: amqp.Persistent,
@@ -80,6 +87,12 @@ func (c *channel) publish(t *Ticket) (*amqp.DeferredConfirmation, error) {
 		AppId:        mail.AppID,
 		Body:         t.payload,
 	})
+	if err != nil {
+		c.mu.Lock()
+		delete(c.out, t)
+		c.mu.Unlock()
+	}
+	return dc, err
 }
 
 // age returns the age of what is published now.
@@ -119,6 +132,7 @@ func (c *channel) why() *amqp.Error {
 	case reason := <-c.closing:
 		if reason != nil && !c.link.broken() {
 			c.reason = reason
+			c.culprit = judge(reason, c.out)
 		}
 	default:
 	}
@@ -133,13 +147,17 @@ func (c *channel) outcome(t *Ticket, dc *amqp.DeferredConfirmation) Result {
 	defer c.mu.Unlock()
 	c.drain()
 	back := c.take(t.id)
+	inDoubt := !acked && c.ch.IsClosed()
+	if !inDoubt {
+		delete(c.out, t)
+	}
 	switch {
 	case acked && back != "":
 		return Result{Outcome: Returned, Err: errors.New(back)}
 	case acked:
 		c.nacks.confirmed(destinationOf(t.delivery))
 		return Result{Outcome: Confirmed}
-	case c.ch.IsClosed():
+	case inDoubt:
 		return Result{Outcome: InDoubt, Err: errors.New("the channel closed before the broker confirmed")}
 	}
 	c.nacks.refused(destinationOf(t.delivery))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -138,44 +137,15 @@ func (e *exchanges) answer(name string, err error) {
 	}
 }
 
-// blame puts the exchange that reason, for which the broker closed a channel, names into quarantine. It tells whether it names one.
-func (e *exchanges) blame(reason *amqp.Error) bool {
-	if reason == nil || reason.Code != amqp.NotFound && reason.Code != amqp.AccessRefused {
-		return false
-	}
-	name, ok := culprit(reason.Reason)
-	if !ok {
-		return false
-	}
+// blame puts an exchange into quarantine for which the broker closed a channel.
+func (e *exchanges) blame(name string, reason *amqp.Error) {
 	e.mu.Lock()
 	x := e.known[name]
-	if x == nil || x.err == nil { // everybody who was in doubt tells it
+	if x == nil || x.err == nil { // several channels may have closed for it
 		e.answer(name, reason)
 	}
 	e.mu.Unlock()
 	e.look()
-	return true
-}
-
-// culprit finds the exchange in a reason like "NOT_FOUND - no exchange 'x' in vhost '/'". The name may hold quotes itself, and so
-// may the routing key that a refused topic permission tells before it.
-func culprit(reason string) (string, bool) {
-	if strings.Contains(reason, "default exchange") {
-		return "", true
-	}
-	end := strings.LastIndex(reason, "' in vhost '")
-	begin := strings.Index(reason, "exchange '")
-	if strings.Contains(reason, "access to topic '") && end >= 0 {
-		begin = strings.LastIndex(reason[:end], "' in exchange '") + len("' in ")
-	}
-	if begin += len("exchange '"); end < begin || begin < len("exchange '") {
-		return "", false
-	}
-	name := reason[begin:end]
-	if name == "amq.default" {
-		name = "" // as it is called in permissions
-	}
-	return name, true
 }
 
 // unusable returns the exchanges in quarantine and why, and those that are not verified yet.

@@ -37,14 +37,11 @@ func (h *hunt) end(found bool) {
 	<-h.turn
 }
 
-// suspects returns the hunt that the end of c calls for, the same for everybody who was in doubt: nil where the reason names an
-// exchange, or no message is to blame.
+// suspects returns the hunt that the end of c calls for, the same for everybody who was in doubt: nil where it is known what mail the
+// broker does not take, or no message is to blame.
 func (c *channel) suspects() *hunt {
 	reason := c.why()
-	if reason == nil || !personal(reason) {
-		return nil
-	}
-	if _, named := culprit(reason.Reason); named && reason.Code != amqp.PreconditionFailed {
+	if reason == nil || !personal(reason) || c.culprit.blames != nobody && c.culprit.blames != oneMail {
 		return nil
 	}
 	c.mu.Lock()

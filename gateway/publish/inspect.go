@@ -29,7 +29,7 @@ func (i *Inspection) Exchange(name string) error {
 	if err := i.scratch.ask(question{exchange: name}); err != nil {
 		return err
 	}
-	return i.scratch.write(name, nil)
+	return i.scratch.writable(name)
 }
 
 // Queue returns nil where the queue exists; otherwise the broker's refusal.

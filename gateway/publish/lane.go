@@ -26,6 +26,7 @@ type lane struct {
 	on      *link      // the newest; nil before the first
 	channel *channel   // nil where it must be opened
 	aside   *channel   // for messages that are to be alone; nil where it must be opened
+	wary    *channel   // for messages that the broker may close it for; nil where it must be opened
 	old     []*channel // worn, or refused
 	moves   moves      // from channels that are refused everything for a destination
 	ticket  *Ticket    // taken from the queue and not published yet
@@ -87,19 +88,20 @@ func (l *lane) step() (wait <-chan struct{}) {
 		return l.queue.ready
 	}
 	t := l.ticket
-	switch fault := l.publisher.exchanges.fault(t.delivery.Exchange); {
-	case away != nil:
+	if away != nil {
 		l.giveUp(Result{Unavailable, away})
 		return nil
-	case fault != nil:
-		l.giveUp(Result{Returned, fault})
-		return nil
-	case !t.probe && l.publisher.breakers.shut(destinationOf(t.delivery)):
-		l.giveUp(Result{Rejected, errBreaker})
+	}
+	if refusal := l.publisher.shut(t); refusal.Err != nil {
+		l.giveUp(refusal)
 		return nil
 	}
 	if l.on == nil || l.on.broken() {
 		return l.unconnected()
+	}
+	if err := l.on.fits(t.octets); err != nil {
+		l.giveUp(Result{Rejected, err})
+		return nil
 	}
 	c, err := l.open(t)
 	if err != nil {
@@ -126,11 +128,14 @@ func (l *lane) unconnected() (wait <-chan struct{}) {
 // open returns the channel to publish t on.
 func (l *lane) open(t *Ticket) (c *channel, err error) {
 	at := &l.channel
-	if t.hunt != nil {
+	switch {
+	case t.hunt != nil:
 		at = &l.aside
-		if l.aside != nil && l.aside.ch.IsClosed() {
-			l.aside = nil
-		}
+	case t.wary:
+		at = &l.wary
+	}
+	if at != &l.channel && *at != nil && (*at).ch.IsClosed() {
+		*at = nil
 	}
 	l.leave(destinationOf(t.delivery), time.Now())
 	if *at != nil {
@@ -198,10 +203,13 @@ func (l *lane) publish(c *channel) {
 		return
 	}
 	<-c.closed // or it is about to be
-	if c == l.channel {
+	switch c {
+	case l.channel:
 		l.closed()
-	} else {
+	case l.aside:
 		l.aside = nil
+	case l.wary:
+		l.wary = nil
 	}
 	if !errors.Is(err, amqp.ErrClosed) {
 		// The socket failed, and some of it may have been written.
@@ -221,9 +229,9 @@ func (l *lane) closed() {
 	if l.on.broken() {
 		return
 	}
-	if reason := c.why(); !l.publisher.exchanges.blame(reason) {
+	if who := l.publisher.blame(c); who.blames != anyMail && who.blames != itsMail {
 		l.publisher.log.Warn("the broker closed the publish channel: what was unconfirmed is published again",
-			"lane", l.name, "error", reason)
+			"lane", l.name, "error", c.why())
 	}
 	l.on.conn.uncork()
 	l.channel, _ = openChannel(l.on) // its error is met again by the next ticket
@@ -235,7 +243,7 @@ func (l *lane) change(to *link) {
 		old.conn.uncork()
 		l.publisher.retire(old)
 	}
-	l.on, l.channel, l.aside, l.old, l.moves = to, nil, nil, nil, moves{}
+	l.on, l.channel, l.aside, l.wary, l.old, l.moves = to, nil, nil, nil, nil, moves{}
 	if to != nil {
 		l.channel, _ = openChannel(to) // its error is met again by the next ticket
 	}

@@ -237,6 +237,7 @@ func (n *line) use(l *link) {
 	if !n.lazy() {
 		p.exchanges.renew(l.answers)
 		p.breakers.forget()
+		p.refusals.forget()
 	}
 	n.set(nil)
 	p.heed()

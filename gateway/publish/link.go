@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lsmtpd/routes/config"
@@ -28,6 +29,7 @@ type link struct {
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
 	unconfirmed sync.WaitGroup               // published, and no result yet
 	patience    time.Duration                // longest wait for those when the link is retired
+	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
 
 	// guarded by mu
@@ -156,6 +158,24 @@ func (l *link) refusing() error {
 	defer l.mu.Unlock()
 	if l.block != "" {
 		return fmt.Errorf("broker %s blocked: %s", l.broker, l.block)
+	}
+	return nil
+}
+
+// refuses notes that the broker takes no payload of so many octets.
+func (l *link) refuses(octets int64) {
+	for {
+		least := l.least.Load()
+		if least != 0 && least <= octets || l.least.CompareAndSwap(least, octets) {
+			return
+		}
+	}
+}
+
+// fits tells why the broker would not take a payload of so many octets: nil where it would, as far as is known.
+func (l *link) fits(octets int64) error {
+	if least := l.least.Load(); least != 0 && octets >= least {
+		return fmt.Errorf("broker %s takes at most %d octets, and its payload has %d", l.broker, least-1, octets)
 	}
 	return nil
 }

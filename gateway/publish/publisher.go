@@ -18,6 +18,7 @@ type Publisher struct {
 	bulk      *lane // of what must not delay others: large bodies, the replay, probes, exchanges not verified yet
 	exchanges *exchanges
 	breakers  *breakers
+	refusals  *refusals
 	retiring  sync.WaitGroup
 	answered  atomic.Int32 // which of the URLs answered last
 
@@ -28,7 +29,7 @@ type Publisher struct {
 
 // New returns a Publisher that has no broker yet.
 func New(log *slog.Logger) *Publisher {
-	p := &Publisher{log: log, exchanges: newExchanges(log), breakers: newBreakers(log)}
+	p := &Publisher{log: log, exchanges: newExchanges(log), breakers: newBreakers(log), refusals: newRefusals(log)}
 	p.live, p.bulk = newLane(p, "live"), newLane(p, "bulk")
 	p.bulk.whenWanted()
 	return p

@@ -258,25 +258,6 @@ func TestATicketGivenUpInTheQueueIsNotPublished(t *testing.T) {
 	}
 }
 
-func TestACulpritIsFoundInTheBrokersReason(t *testing.T) {
-	for reason, want := range map[string]string{
-		"NOT_FOUND - no exchange 'a' in vhost '/'":                                                                      "a",
-		"NOT_FOUND - no exchange 'it's in vhost '/'' in vhost '/'":                                                      "it's in vhost '/'",
-		"ACCESS_REFUSED - access to exchange 'b' in vhost '/' refused for user 'u'":                                     "b",
-		"ACCESS_REFUSED - write access to exchange 'c' in vhost '/' refused for user 'u'":                               "c",
-		"ACCESS_REFUSED - operation not permitted on the default exchange":                                              "",
-		"ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user":                               "",
-		"ACCESS_REFUSED - access to topic 'exchange 'x' in vhost '/' in exchange 'd' in vhost '/' refused for user 'u'": "d",
-	} {
-		if got, ok := culprit(reason); !ok || got != want {
-			t.Errorf("%s: %q %v", reason, got, ok)
-		}
-	}
-	if name, ok := culprit("PRECONDITION_FAILED - message size 17 is larger than configured max size 16"); ok {
-		t.Errorf("found %q where nobody is named", name)
-	}
-}
-
 func TestPausesBetweenAttemptsGrowAndStayBounded(t *testing.T) {
 	for attempt, most := range map[int]time.Duration{1: 400 * time.Millisecond, 3: 1600 * time.Millisecond, 20: 5 * time.Second, 21: 30 * time.Second, 1000: 30 * time.Second} {
 		longest := time.Duration(0)

@@ -184,7 +184,7 @@ func TestWhatFindsNoRoomInTheWindowDoesNotStandInOthersWay(t *testing.T) {
 	}
 }
 
-func TestAWindowIsNeverOverItsLimitsAndTakesAMessageOfWhoHasNone(t *testing.T) {
+func TestAWindowKeepsSharesAndTakesAMessageOfWhoHasNone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWindow(func() {})
 		var in []*Ticket
@@ -197,7 +197,7 @@ func TestAWindowIsNeverOverItsLimitsAndTakesAMessageOfWhoHasNone(t *testing.T) {
 				switch {
 				case taken && own.messages > 0 && (own.messages >= windowMessages/4 || own.octets+ticket.octets > windowOctets/4):
 					t.Fatalf("%+v and %d octets are over a share", own, ticket.octets)
-				case !taken && own.messages == 0 && all.octets < windowOctets:
+				case !taken && own.messages == 0:
 					t.Fatalf("nothing of its own, %+v in all, and refused", all)
 				}
 				if taken {
@@ -238,5 +238,23 @@ func TestManyListenersThatDoNotConfirmLeaveRoomInTheWindow(t *testing.T) {
 		if !w.take(queuedTicket("good", "", 1)) {
 			t.Error("no room for the ninth")
 		}
+	}
+}
+
+func TestAFewListenersWithLargeMailThatDoNotConfirmKeepNobodyOutOfTheWindow(t *testing.T) {
+	const large = 15_500_000
+	w := newWindow(func() {})
+	for i := range 5 {
+		for w.take(queuedTicket(fmt.Sprint(i), "", large)) {
+		}
+	}
+	if w.all.octets < windowOctets {
+		t.Fatalf("five stuck listeners hold only %d octets", w.all.octets)
+	}
+	if !w.take(queuedTicket("good", "", large)) {
+		t.Error("no room for the first message of the sixth")
+	}
+	if w.take(queuedTicket("good", "", large)) {
+		t.Error("room for two messages of the sixth")
 	}
 }

@@ -46,7 +46,7 @@ type question struct {
 // publish does. That one is an error line in the broker's log each time, so that it is used only after a refusal.
 func (s *scratch) ask(q question) error {
 	if q.write {
-		return s.write(q.exchange, nil)
+		return s.writable(q.exchange)
 	}
 	if q.exchange == "" {
 		return nil // always there
@@ -58,6 +58,19 @@ func (s *scratch) ask(q question) error {
 	return ch.ExchangeDeclarePassive(q.exchange, amqp.ExchangeDirect, false, false, false, false, nil)
 }
 
+const probeKey = "lsmtpd.probe"
+
+// writable returns nil where mail could be written to the exchange, whatever its topic permissions say of one key: the broker asks for
+// those last.
+func (s *scratch) writable(exchange string) error {
+	err := s.write(exchange, nil)
+	probe := culprit{blames: itsMail, destination: destination{exchange, probeKey}}
+	if refusal, refused := errors.AsType[*amqp.Error](err); refused && probe.namedBy(refusal.Reason) {
+		return nil
+	}
+	return err
+}
+
 // write tells whether the broker would take body for the exchange, and routes nothing: the expiration is invalid, which it sees
 // after all else.
 func (s *scratch) write(exchange string, body []byte) error {
@@ -66,7 +79,7 @@ func (s *scratch) write(exchange string, body []byte) error {
 		return err
 	}
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
-	if err := ch.Publish(exchange, "lsmtpd.probe", false, false, amqp.Publishing{Expiration: "invalid", Body: body}); err != nil {
+	if err := ch.Publish(exchange, probeKey, false, false, amqp.Publishing{Expiration: "invalid", Body: body}); err != nil {
 		return err
 	}
 	switch refusal := <-closed; {

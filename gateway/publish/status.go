@@ -25,7 +25,8 @@ type Status struct {
 	Lanes       []LaneStatus      `json:"lanes"`           // live, then bulk; the figures above are of both
 	Exchanges   map[string]string `json:"unusable_exchanges,omitempty"`
 	Unverified  []string          `json:"unverified_exchanges,omitempty"`
-	Breakers    []BreakerStatus   `json:"breakers,omitempty"`        // destinations that do not confirm
+	Breakers    []BreakerStatus   `json:"breakers,omitempty"` // destinations that do not confirm
+	Refused     []RefusalStatus   `json:"refused_destinations,omitempty"`
 	Topology    []string          `json:"topology_faults,omitempty"` // what the broker refused to declare
 }
 
@@ -50,6 +51,7 @@ func (p *Publisher) Status() Status {
 		Queued: live.Queued + bulk.Queued, Unconfirmed: live.Unconfirmed + bulk.Unconfirmed,
 		Lanes:    []LaneStatus{live, bulk},
 		Breakers: p.breakers.status(),
+		Refused:  p.refusals.status(),
 	}
 	s.Exchanges, s.Unverified = p.exchanges.unusable()
 	if l := p.live.current(); l != nil {

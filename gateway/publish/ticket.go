@@ -52,13 +52,15 @@ type Ticket struct {
 	republish int
 	doubt     error        // of an earlier publish that may have arrived
 	suspected *hunt        // for the message that ended the channel of the last publish
+	accused   bool         // it may be that one itself
 	turn      atomic.Int32 // turnWaiting, then turnTaken or turnGivenUp
 	windowed  atomic.Bool  // it has a place in the window
 	sent      chan sent    // one value for each submit
 
 	// owned by whoever has the turn
 	lane    *lane
-	probe   bool  // it finds out whether its destination confirms
+	probe   bool  // it finds out whether its destination confirms, or is taken again
+	wary    bool  // the broker may close the channel for it
 	hunt    *hunt // the ticket has its turn: it is published alone
 	headers amqp.Table
 	payload []byte
@@ -136,15 +138,38 @@ func (t *Ticket) choose() (refusal Result) {
 	if err != nil {
 		return Result{Returned, err}
 	}
+	if t.wary, err = p.refusals.fault(destinationOf(d)); err != nil {
+		return Result{Returned, err}
+	}
 	if t.probe, err = p.breakers.fault(destinationOf(d)); err != nil {
 		return Result{Rejected, err}
 	}
+	t.probe = t.probe || t.wary
+	t.wary = t.wary || p.refusals.wary(sender{t.listener(), d.Exchange})
 	replayed := !d.SpooledAt.IsZero()
-	if !verified || replayed || t.probe || t.hunt != nil || d.Size() > bulkOctets {
+	if !verified || replayed || t.probe || t.wary || t.hunt != nil || d.Size() > bulkOctets {
 		t.lane = p.bulk
 		if err := p.bulk.refusing(); err != nil {
 			return Result{Unavailable, err}
 		}
+	}
+	return Result{}
+}
+
+// shut tells why t is not to be published any more, though it was when it was queued. Its Err is nil where it is.
+func (p *Publisher) shut(t *Ticket) (refusal Result) {
+	d := destinationOf(t.delivery)
+	if err := p.exchanges.fault(d.exchange); err != nil {
+		return Result{Returned, err}
+	}
+	if t.probe {
+		return Result{}
+	}
+	if err := p.refusals.shut(d); err != nil {
+		return Result{Returned, err}
+	}
+	if p.breakers.shut(d) {
+		return Result{Rejected, errBreaker}
 	}
 	return Result{}
 }
@@ -214,7 +239,7 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 	alone, cancel := context.WithTimeout(ctx, huntPatience)
 	defer cancel()
 	r, known = t.awaitSent(alone)
-	culprit := known && r.Outcome == InDoubt && t.suspected != nil
+	culprit := known && r.Outcome == InDoubt && t.accused
 	t.hunt.end(culprit)
 	if known {
 		t.hunt = nil // else the lane may still look at it
@@ -278,14 +303,19 @@ func (t *Ticket) confirmed(s sent) Result {
 	t.leaveWindow()
 	defer s.settled()
 	r := s.channel.outcome(t, s.dc)
-	t.suspected = nil
+	t.suspected, t.accused = nil, false
+	p, d := t.publisher, destinationOf(t.delivery)
 	if r.Outcome != InDoubt {
-		t.publisher.breakers.answered(destinationOf(t.delivery))
+		p.breakers.answered(d)
+		p.refusals.answered(d)
 		return r
 	}
 	if reason := s.channel.why(); reason != nil {
-		t.publisher.exchanges.blame(reason)
-		t.suspected = s.channel.suspects()
+		who := p.blame(s.channel)
+		t.suspected, t.accused = s.channel.suspects(), who.includes(t)
+		if t.accused && who.blames == itsMail {
+			p.refusals.beware(sender{t.listener(), d.exchange})
+		}
 		r.Err = fmt.Errorf("the broker closed the channel before it confirmed: %s", reason.Reason)
 	}
 	return r

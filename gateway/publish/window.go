@@ -9,7 +9,8 @@ const (
 
 // window bounds what is published and not confirmed, in messages and octets, all in all and for each listener: a quarter, and no
 // more than what is left then, so that even many listeners whose queues do not confirm leave room for those that come later. A
-// listener with nothing in it is always admitted. It has one taker.
+// listener with nothing in it is always admitted, even where they left none: one message each is over the bounds at most. It has
+// one taker.
 type window struct {
 	wake func() // tells the taker to look again
 
@@ -42,10 +43,7 @@ func (w *window) take(t *Ticket) bool {
 
 // admits tells whether a listener that has own in the window may add octets.
 func (w *window) admits(own load, octets int64) bool {
-	if own.messages == 0 {
-		return w.all.messages == 0 || w.all.octets < windowOctets
-	}
-	return own.messages < min(windowMessages/shareOf, windowMessages-w.all.messages) &&
+	return own.messages == 0 || own.messages < min(windowMessages/shareOf, windowMessages-w.all.messages) &&
 		own.octets+octets <= min(windowOctets/shareOf, windowOctets-w.all.octets)
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -42,6 +43,7 @@ type Broker struct {
 	alarm     string // what the broker is blocked for; "" is nothing
 	calm      chan struct{}
 	exchanges map[string]State
+	topics    map[string]*regexp.Regexp // of exchanges: the keys that may be written
 	queues    map[string]State
 	declared  []string
 	changed   chan struct{} // closed, and replaced, with whatever Await may wait for
@@ -81,6 +83,7 @@ func StartTLS(t testing.TB, c *tls.Config) *Broker {
 		login:     Login{"guest", "guest"},
 		vhost:     "/",
 		exchanges: map[string]State{},
+		topics:    map[string]*regexp.Regexp{},
 		queues:    map[string]State{},
 		changed:   make(chan struct{}),
 	}

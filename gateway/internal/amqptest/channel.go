@@ -187,7 +187,7 @@ func (ch *channel) onContent(f frame) error {
 
 // complete refuses p where RabbitMQ would by itself; otherwise the script has it.
 func (ch *channel) complete(p *Publish) {
-	if why := ch.conn.broker.writable(p.Exchange); why != nil {
+	if why := ch.conn.broker.writable(p.Exchange, p.RoutingKey); why != nil {
 		ch.close(why.code, why.text)
 		return
 	}
@@ -231,12 +231,17 @@ func (ch *channel) enqueue(frames []byte) {
 	}
 }
 
+const longestShortstr = 255
+
 // close tells the client to close the channel, and why; until its answer whatever else it sends there is dropped.
 func (ch *channel) close(code uint16, text string) {
 	ch.conn.mu.Lock()
 	defer ch.conn.mu.Unlock()
 	if ch.closed || ch.conn.closing {
 		return
+	}
+	if len(text) > longestShortstr { // cut as RabbitMQ does it
+		text = text[:longestShortstr-3] + "..."
 	}
 	m := newCall(channelClose).short(code).shortstr(text).long(uint32(basicPublish))
 	ch.conn.enqueue(appendFrame(nil, frameMethod, ch.id, m))

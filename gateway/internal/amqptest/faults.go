@@ -2,6 +2,7 @@ package amqptest
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 )
 
@@ -93,6 +94,13 @@ func (b *Broker) Exchange(name string, s State) {
 	b.exchanges[name] = s
 }
 
+// Topics sets which keys of an exchange may be written from now on, as topic permissions do; nil is all of them.
+func (b *Broker) Topics(exchange string, writable *regexp.Regexp) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.topics[exchange] = writable
+}
+
 // Queue sets how a queue answers from now on.
 func (b *Broker) Queue(name string, s State) {
 	b.mu.Lock()
@@ -143,8 +151,8 @@ func (b *Broker) bind(what, name, exchange, key string) {
 	b.tell()
 }
 
-// writable says what keeps a publish from an exchange.
-func (b *Broker) writable(exchange string) *refusal {
+// writable says what keeps a publish from an exchange. As with RabbitMQ 3.10, its key is looked at last.
+func (b *Broker) writable(exchange, key string) *refusal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch b.exchanges[exchange] {
@@ -152,6 +160,9 @@ func (b *Broker) writable(exchange string) *refusal {
 		return missing("exchange", exchange, b.vhost)
 	case Forbidden:
 		return b.forbidden("exchange", exchange)
+	}
+	if topics := b.topics[exchange]; topics != nil && !topics.MatchString(key) {
+		return &refusal{403, fmt.Sprintf("ACCESS_REFUSED - access to topic '%s' in exchange '%s' in vhost '%s' refused for user '%s'", key, exchange, b.vhost, b.login.User)}
 	}
 	return nil
 }
