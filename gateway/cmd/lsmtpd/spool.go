@@ -81,6 +81,7 @@ type access struct {
 	keeper
 	local  *gateway.Spooled // where no daemon runs, else nil
 	config *config.Config   // with local
+	broken bool             // config has faults, and its broker may not be the one that is meant
 }
 
 // close gives the spool up.
@@ -104,8 +105,14 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 			return nil, err
 		}
 		_, c, faults := routes.Read(*path, nil)
+		if faults != nil && namesSocket(c) {
+			printFaults(f.p.stderr, faults) // else they are told already
+		}
+		if faults != nil && !said(c, faults, "spool.dir") {
+			return nil, err
+		}
 		if faults != nil {
-			return nil, err // they are told already
+			fmt.Fprintf(f.p.stderr, "lsmtpd %s: the configuration is invalid, but it names the spool directory, %s\n", f.Name(), printableLine(c.Spool.Dir))
 		}
 		local, opened := openSpool(c.Spool.Dir)
 		if opened != nil {
@@ -114,8 +121,21 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		for _, warning := range local.Warnings() {
 			fmt.Fprintf(f.p.stderr, "lsmtpd: warning: %s\n", warning)
 		}
-		return &access{keeper: local, local: local, config: c}, nil
+		return &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}, nil
 	}
+}
+
+// said tells whether a configuration with faults says what key, like "spool.dir", is, and has no fault in that section: its default
+// is not believed, for the key may just be mistyped.
+func said(c *config.Config, err error, key string) bool {
+	section, _, _ := strings.Cut(key, ".")
+	faults, _ := errors.AsType[config.Faults](err)
+	for _, f := range faults {
+		if f.Key == section || strings.HasPrefix(f.Key, section+".") {
+			return false
+		}
+	}
+	return c.At(key) != c.At(section) // where it was not written, At tells of the section
 }
 
 // openSpool opens a spool that is there.

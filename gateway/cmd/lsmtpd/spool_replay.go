@@ -99,6 +99,9 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		return err
 	}
 	defer a.close()
+	if a.broken {
+		return errors.New("the configuration is invalid and may name another broker than is meant: mend it first")
+	}
 	some, err := p.find(ctx, a, o.filter, o.names)
 	if err != nil {
 		return err
