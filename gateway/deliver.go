@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"lsmtpd/gateway/mail"
@@ -15,6 +17,8 @@ import (
 const (
 	// maxOperatorWindow is how many deliveries an operator's replay tries at once: few enough for their octets to be held.
 	maxOperatorWindow = 16
+	// movedAtOnce is how many files that are written anew share a sync of their directory.
+	movedAtOnce = 32
 	// busyPoll is how often a file that is being published anyway is looked at, and busyPatience how long.
 	busyPoll     = 100 * time.Millisecond
 	busyPatience = 30 * time.Second
@@ -32,6 +36,7 @@ const (
 	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
 	Busy      Result = "busy"      // it is being published anyway; the file stays until that is decided
 	Failed    Result = "failed"    // for another reason; the file stays
+	Untried   Result = "untried"   // the broker is away; the file stays, and has its new destination
 )
 
 // Outcome is what became of one file, and for those that stay, why.
@@ -39,6 +44,7 @@ type Outcome struct {
 	ID     uuid.UUID `json:"id"`
 	Result Result    `json:"result"`
 	Reason string    `json:"reason,omitempty"`
+	Moved  bool      `json:"moved,omitempty"` // it has the destination that it was given
 }
 
 // Destination is where an operator sends mail instead of where it was accepted for.
@@ -48,17 +54,22 @@ type Destination struct{ Exchange, RoutingKey string }
 var ErrAway = errors.New("the broker takes no mail")
 
 // Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
-// nil, is where it goes instead. The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each
-// returns an error, no more are begun, and those under way come to their end. An error that is ErrAway tells that the broker went
-// away; what was not told of is in the spool as before.
+// nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
+// The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
+// begun, and those under way come to their end. An error that is ErrAway tells that the broker went away; what was not told of is in
+// the spool as before.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
-	if err := o.away(); err != nil {
-		return err
+	away := o.away()
+	if to == nil && away != nil {
+		return away
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.g.store.ctx, cancel)()
-	r := &operatorReplay{g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, results: make(chan tried), outcomes: make(chan Outcome)}
+	r := &operatorReplay{
+		g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, away: away,
+		results: make(chan tried), outcomes: make(chan Outcome),
+	}
 	var end error
 	if !o.g.store.begin(func() { end = r.run(ctx); close(r.outcomes) }) {
 		return errStopping
@@ -108,7 +119,7 @@ type operatorReplay struct {
 	running  int
 	window   int                // how many may run at once
 	next     time.Time          // when replay_rate lets another one begin
-	moved    map[uuid.UUID]bool // given their new destination; a daemon's own replay may be faster from then on
+	moved    map[uuid.UUID]bool // given their new destination, and not told of yet; a daemon's own replay may be faster from then on
 	results  chan tried
 	outcomes chan Outcome // to the caller
 	away     error        // why no more are begun
@@ -123,6 +134,7 @@ type tried struct {
 }
 
 func (r *operatorReplay) run(ctx context.Context) error {
+	r.moveAll(ctx)
 	for patience := time.Now().Add(busyPatience); ; {
 		for r.away == nil && ctx.Err() == nil && r.running < r.room() && len(r.waiting) > 0 {
 			r.begin(ctx, r.waiting[0])
@@ -136,14 +148,16 @@ func (r *operatorReplay) run(ctx context.Context) error {
 		case r.g.store.ctx.Err() != nil:
 			return errStopping
 		case r.away != nil:
+			r.leave(r.away.Error())
 			return r.away
 		case ctx.Err() != nil:
+			r.leave("stopped, as asked")
 			return ctx.Err()
 		case len(r.busy) == 0:
 			return nil
 		case time.Now().After(patience):
 			for _, id := range r.busy {
-				r.tell(Outcome{ID: id, Result: Busy, Reason: spool.ErrBusy.Error()})
+				r.tell(Outcome{ID: id, Result: Busy, Reason: spool.ErrBusy.Error(), Moved: r.moved[id]})
 			}
 			return nil
 		default:
@@ -152,6 +166,62 @@ func (r *operatorReplay) run(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 			r.waiting, r.busy = r.busy, nil
+		}
+	}
+}
+
+// moveAll gives the files their new destination, but for those that are being published: they get it when they are tried.
+func (r *operatorReplay) moveAll(ctx context.Context) {
+	if r.to == nil {
+		return
+	}
+	var left []uuid.UUID
+	for some := range slices.Chunk(r.waiting, movedAtOnce) {
+		if ctx.Err() != nil {
+			left = append(left, some...)
+			continue
+		}
+		got := make([]tried, len(some))
+		var moving sync.WaitGroup
+		for i, id := range some {
+			moving.Go(func() { got[i] = r.move(id) })
+		}
+		moving.Wait()
+		for i, id := range some {
+			switch {
+			case got[i].moved:
+				r.moved[id] = true
+				left = append(left, id)
+			case got[i].Result == Busy:
+				r.busy = append(r.busy, id)
+			default:
+				r.tell(got[i].Outcome)
+			}
+		}
+	}
+	r.waiting = left
+}
+
+// move gives one file its new destination, and tells why it did not.
+func (r *operatorReplay) move(id uuid.UUID) tried {
+	spools, release := r.g.store.hold()
+	defer release()
+	for _, s := range spools {
+		switch err := s.Redirect(id, r.to.Exchange, r.to.RoutingKey); {
+		case err == nil:
+			return tried{Outcome: Outcome{ID: id}, moved: true}
+		case !errors.Is(err, spool.ErrNotFound):
+			return outcome(id, spool.Later, err)
+		}
+	}
+	return tried{Outcome: Outcome{ID: id, Result: Gone}}
+}
+
+// leave tells of the files that have their new destination and are not tried any more.
+func (r *operatorReplay) leave(why string) {
+	for _, id := range slices.Concat(r.waiting, r.busy) {
+		if r.moved[id] {
+			r.tell(Outcome{ID: id, Result: Untried, Reason: why, Moved: true})
 		}
 	}
 }
@@ -178,7 +248,7 @@ func (r *operatorReplay) begin(ctx context.Context, id uuid.UUID) {
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
-				r.results <- tried{untold: true}
+				r.results <- tried{Outcome: Outcome{ID: id}, untold: true}
 				return
 			}
 		}
@@ -194,9 +264,11 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	}
 	switch {
 	case got.untold:
+		r.waiting = append(r.waiting, got.ID)
 		return true
 	case got.away != nil:
 		r.away = fmt.Errorf("%w: %w", ErrAway, got.away)
+		r.waiting = append(r.waiting, got.ID)
 		return true
 	case got.Result == Busy:
 		r.busy = append(r.busy, got.ID)
@@ -206,6 +278,7 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	case got.Result == Delivered:
 		r.window = min(r.window+1, maxOperatorWindow)
 	}
+	got.Outcome.Moved = r.moved[got.ID]
 	delete(r.moved, got.ID)
 	r.tell(got.Outcome)
 	return true
@@ -222,28 +295,24 @@ func (r *operatorReplay) tell(outcome Outcome) {
 // one tries one file, after it was given its new destination where it has to move. What was begun ends though the caller is gone: it
 // is cut only when the store stops.
 func (r *operatorReplay) one(id uuid.UUID, move bool) tried {
+	if move {
+		if got := r.move(id); !got.moved {
+			return got
+		}
+	}
 	spools, release := r.g.store.hold()
 	defer release()
 	for _, s := range spools {
-		if move {
-			err := s.Redirect(id, r.to.Exchange, r.to.RoutingKey)
-			if errors.Is(err, spool.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return outcome(id, spool.Later, err)
-			}
-		}
 		verdict, err := s.Try(r.g.store.ctx, id, func(ctx context.Context, d *mail.Delivery) (spool.Verdict, error) {
 			return r.g.resend(ctx, s.Spool, d)
 		})
-		if move || !errors.Is(err, spool.ErrNotFound) {
+		if !errors.Is(err, spool.ErrNotFound) {
 			got := outcome(id, verdict, err)
 			got.moved = move
 			return got
 		}
 	}
-	return tried{Outcome: Outcome{ID: id, Result: Gone}}
+	return tried{Outcome: Outcome{ID: id, Result: Gone}, moved: move}
 }
 
 // outcome is what an operator is told of a try.
@@ -260,7 +329,7 @@ func outcome(id uuid.UUID, verdict spool.Verdict, err error) tried {
 	case verdict == spool.Done:
 		o.Result = Delivered
 	case verdict == spool.Stop:
-		return tried{away: err}
+		return tried{Outcome: o, away: err}
 	case verdict == spool.Returned:
 		o.Result = Refused
 	case verdict == spool.Undecided:

@@ -250,6 +250,37 @@ func TestA_broker_that_goes_away_ends_the_replay_and_the_rest_stays(t *testing.T
 	}
 }
 
+func TestMail_sent_elsewhere_has_that_destination_though_the_broker_is_away(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 70)
+	b.Script(func(p *amqptest.Publish) {
+		b.Refuse(true)
+		p.CloseConnection(320, "CONNECTION_FORCED - shut down")
+	})
+	for _, exchange := range []string{"goes away", "is away"} {
+		got, moved := told{}, 0
+		err := d.Replay(t.Context(), d.ids, &Destination{Exchange: exchange, RoutingKey: "k"}, func(o Outcome) error {
+			if o.Moved {
+				moved++
+			}
+			return got.each(o)
+		})
+		if !errors.Is(err, ErrAway) || got[Untried]+got[Undecided] != 70 || got[Untried] < 69 || moved != 70 {
+			t.Errorf("%s: %v, %d moved, %v", exchange, got, moved, err)
+		}
+		eventually(t, "the one that was published is decided", func() bool { return d.g.store.spools[0].Status().Held == 0 })
+		left := d.left()
+		for _, e := range left {
+			if e.Exchange != exchange || e.RoutingKey != "k" {
+				t.Fatalf("%s: left %+v", exchange, e)
+			}
+		}
+		if len(left) != 70 {
+			t.Errorf("%d left", len(left))
+		}
+	}
+}
+
 func TestA_store_that_stops_ends_a_replay_and_is_not_taken_for_an_empty_one(t *testing.T) {
 	b := amqptest.Start(t)
 	d := newDesk(t, b, 3)

@@ -24,8 +24,9 @@ one does not, and may have mail sent twice, with the same message-id.
 
 With --to the mail goes elsewhere: EXCHANGE:KEY, or :QUEUE for the default
 exchange. The first colon is the one between them. From then on that is its
-destination, whether it can be sent now or not. Files that LSMTPD left behind do
-not say where they go, and need it.
+destination, whether it can be sent now or not: that is changed first, on disk,
+and then it is tried. Files that LSMTPD left behind do not say where they go,
+and need it.
 
 flags:
 {flags}
@@ -112,15 +113,19 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)
+	var away error
 	if a.local != nil {
-		err = a.local.Connect(ctx, a.config)
+		away = a.local.Connect(ctx, a.config)
 	}
-	if err == nil {
+	if err = away; away == nil || o.to != nil && errors.Is(away, gateway.ErrAway) { // a new destination needs no broker
 		err = a.Replay(ctx, some.ids, o.to, func(outcome gateway.Outcome) error {
 			sum.add(outcome)
 			bar.step()
 			return nil
 		})
+	}
+	if away != nil && errors.Is(err, gateway.ErrAway) {
+		err = away // says more
 	}
 	bar.end()
 	if err == nil || sum.done() > 0 {
