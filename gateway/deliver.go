@@ -50,18 +50,26 @@ type Outcome struct {
 // Destination is where an operator sends mail instead of where it was accepted for.
 type Destination struct{ Exchange, RoutingKey string }
 
+// ErrMissing tells that the broker has no such destination.
+var ErrMissing = errors.New("there is no such destination, and nothing is changed")
+
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
 
 // Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
 // nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
-// begun, and those under way come to their end. An error that is ErrAway tells that the broker went away; what was not told of is in
+// begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells that the broker went away; what was not told of is in
 // the spool as before.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
 	away := o.away()
 	if to == nil && away != nil {
 		return away
+	}
+	if to != nil && away == nil {
+		if missing := o.g.publisher.Missing(ctx, to.Exchange, to.RoutingKey); missing != nil {
+			return fmt.Errorf("%w: %w", ErrMissing, missing)
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -250,6 +250,30 @@ func TestA_broker_that_goes_away_ends_the_replay_and_the_rest_stays(t *testing.T
 	}
 }
 
+func TestMail_is_not_sent_to_a_destination_that_the_broker_calls_missing(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 2)
+	b.Exchange("typo", amqptest.Missing)
+	b.Queue("no-queue", amqptest.Missing)
+	before := d.left()
+	for _, to := range []Destination{{"typo", "k"}, {"", "no-queue"}} {
+		got := told{}
+		err := d.Replay(t.Context(), d.ids, &to, got.each)
+		if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "NOT_FOUND") || len(got) > 0 || len(b.Published()) > 0 {
+			t.Errorf("%+v: %v, %v", to, got, err)
+		}
+	}
+	for i, e := range d.left() {
+		if e.Exchange != before[i].Exchange || e.RoutingKey != before[i].RoutingKey || e.AcceptedFor != nil {
+			t.Errorf("left: %+v", e)
+		}
+	}
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids, &Destination{"", "a-queue"}, got.each); err != nil || got[Delivered] != 2 {
+		t.Errorf("to a queue that is there: %v, %v", got, err)
+	}
+}
+
 func TestMail_sent_elsewhere_has_that_destination_though_the_broker_is_away(t *testing.T) {
 	b := amqptest.Start(t)
 	d := newDesk(t, b, 70)

@@ -39,7 +39,17 @@ type head struct {
 	Headers    map[string]string `json:"headers"`
 	Listener   string            `json:"listener"`
 	SpooledAt  time.Time         `json:"spooled_at"`
-	Checksum   string            `json:"checksum"` // SHA-256 in hex of the octets to be published; the last key
+
+	// AcceptedFor is where the mail went before an operator gave it another destination for the first time.
+	AcceptedFor *Place `json:"accepted_for,omitempty"`
+
+	Checksum string `json:"checksum"` // SHA-256 in hex of the octets to be published; the last key
+}
+
+// Place is an exchange and a routing key.
+type Place struct {
+	Exchange   string `json:"exchange"`
+	RoutingKey string `json:"routing_key"`
 }
 
 func fileName(id uuid.UUID) string { return id.String() + suffix }
@@ -56,19 +66,28 @@ func parseName(name string) (id uuid.UUID, ok bool) {
 
 // newHead returns the head of d's file, as value and as text. Its checksum is not known yet: the text holds zeros for it.
 func newHead(d *mail.Delivery, spooled time.Time) (*head, []byte, error) {
-	h := &head{d.Exchange, d.RoutingKey, d.Format, d.Headers, d.Envelope.Listener, spooled.UTC(), strings.Repeat("0", 2*sha256.Size)}
+	h := &head{
+		Exchange: d.Exchange, RoutingKey: d.RoutingKey, Format: d.Format, Headers: d.Headers, Listener: d.Envelope.Listener,
+		SpooledAt: spooled.UTC(), Checksum: strings.Repeat("0", 2*sha256.Size),
+	}
+	text, err := h.text()
+	return h, text, err
+}
+
+// text is how a file begins.
+func (h *head) text() ([]byte, error) {
 	var text bytes.Buffer
 	text.WriteString(prefix)
 	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(h); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	octets := bytes.TrimRight(text.Bytes(), "\n")
 	if len(octets) >= maxHead {
-		return nil, nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", len(octets), maxHead)
+		return nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", len(octets), maxHead)
 	}
-	return h, octets, nil
+	return octets, nil
 }
 
 // encode returns the file of d, which head begins, in a buffer that the caller recycles.

@@ -30,6 +30,7 @@ type Entry struct {
 	LastError     string    `json:"last_error,omitempty"`     // of the last attempt
 	NextTry       time.Time `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
 	NoDestination bool      `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
+	AcceptedFor   *Place    `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
 }
 
 // Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known. What comes
@@ -160,6 +161,7 @@ func (s *Spool) readEnvelope(e *Entry) error {
 		if err != nil {
 			return err
 		}
+		e.AcceptedFor = h.AcceptedFor
 		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}

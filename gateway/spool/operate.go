@@ -129,7 +129,7 @@ func (s *Spool) Retry(ids ...uuid.UUID) {
 }
 
 // Redirect makes exchange and key the destination of a file from now on, on an operator's word: the file is written anew, with its
-// spooling time, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published.
+// spooling time and the destination of before, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published.
 func (s *Spool) Redirect(id uuid.UUID, exchange, key string) error {
 	e, was, err := s.hold(id)
 	if err != nil {
@@ -159,11 +159,26 @@ func (s *Spool) rewrite(id uuid.UUID, isStray bool, exchange, key string) (int64
 		return 0, err
 	}
 	defer d.Content.Release()
+	before := Place{d.Exchange, d.RoutingKey}
 	d.Exchange, d.RoutingKey = exchange, key
 	if err := d.Check(); err != nil {
 		return 0, err
 	}
-	_, text, err := newHead(d, d.SpooledAt)
+	h, _, err := newHead(d, d.SpooledAt)
+	if err != nil {
+		return 0, err
+	}
+	if !isStray && before != (Place{exchange, key}) {
+		h.AcceptedFor = &before
+	}
+	old, _, err := s.look(id)
+	if err != nil && !isStray {
+		return 0, err
+	}
+	if old.AcceptedFor != nil {
+		h.AcceptedFor = old.AcceptedFor
+	}
+	text, err := h.text()
 	if err != nil {
 		return 0, err
 	}

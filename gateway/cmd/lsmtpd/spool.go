@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"net/url"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -223,14 +226,15 @@ func (s *selection) filter(ids []string) (*gateway.Filter, error) {
 type found struct {
 	ids    []uuid.UUID
 	octets int64
-	sample []spool.Entry // the first of them
+	sample []spool.Entry  // the first of them
+	taken  map[string]int // how many each listener took
 }
 
 const maxSample = 10
 
 // find gathers what filter means. Each of names must mean exactly one mail.
 func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, names []string) (*found, error) {
-	all := &found{}
+	all := &found{taken: map[string]int{}}
 	looking := newProgress(p.stderr, func(int) string { return fmt.Sprintf("looking through the spool: %d found", len(all.ids)) })
 	defer looking.end()
 	for e, err := range k.Entries(ctx, filter) {
@@ -239,6 +243,7 @@ func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, na
 		}
 		all.ids = append(all.ids, e.ID)
 		all.octets += e.Size
+		all.taken[e.Listener]++
 		if len(all.sample) < maxSample {
 			all.sample = append(all.sample, e)
 		}
@@ -250,6 +255,26 @@ func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, na
 		}
 	}
 	return all, nil
+}
+
+// listeners is how many of the mails each listener took: "2 of a, 1 of b", the most first.
+func (a *found) listeners() string {
+	names := slices.SortedFunc(maps.Keys(a.taken), func(x, y string) int {
+		return cmp.Or(cmp.Compare(a.taken[y], a.taken[x]), cmp.Compare(x, y))
+	})
+	var parts []string
+	for i, name := range names {
+		if i == maxSample {
+			parts = append(parts, fmt.Sprintf("the rest of %s more", count(len(names)-i, "listener")))
+			break
+		}
+		of := printableLine(name)
+		if name == "" {
+			of = "no known listener"
+		}
+		parts = append(parts, fmt.Sprintf("%d of %s", a.taken[name], of))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // one tells why name, the beginning of an id, does not mean one mail.

@@ -155,6 +155,20 @@ func TestA_summary_counts_what_stays_and_groups_the_reasons(t *testing.T) {
 	}
 }
 
+func TestListeners_are_counted_the_most_mails_first_and_only_some_are_named(t *testing.T) {
+	few := found{taken: map[string]int{"b": 2, "a": 2, "\x1b[2J": 3, "": 1}}
+	if got, want := few.listeners(), `3 of \x1b[2J, 2 of a, 2 of b, 1 of no known listener`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	many := found{taken: map[string]int{}}
+	for i := range maxSample + 2 {
+		many.taken[fmt.Sprint(i)] = 100 - i
+	}
+	if got := many.listeners(); !strings.HasPrefix(got, "100 of 0, ") || !strings.HasSuffix(got, "91 of 9, the rest of 2 listeners more") {
+		t.Error(got)
+	}
+}
+
 func TestThe_bar_is_drawn_where_there_is_room(t *testing.T) {
 	s := summary{total: 1000}
 	for range 500 {
