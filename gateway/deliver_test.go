@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
@@ -176,9 +177,8 @@ func TestMail_that_is_not_confirmed_in_time_stays_until_the_broker_says_more(t *
 	if len(d.left()) != 1 {
 		t.Error("it is gone from the spool")
 	}
-	removed := told{}
-	if err := d.Remove(t.Context(), d.ids, removed.each); err != nil || removed[Busy] != 1 {
-		t.Errorf("removed while it is published: %v, %v", removed, err)
+	if o := d.remove(d.ids[0]); o.Result != Busy {
+		t.Errorf("removed while it is published: %v", o)
 	}
 	b.Published()[0].Ack()
 	eventually(t, "the late confirm removes the file", func() bool { return len(d.left()) == 0 })
@@ -344,6 +344,42 @@ func TestWhat_an_operator_removes_is_gone_and_what_was_gone_is_told(t *testing.T
 	if err := d.Remove(t.Context(), d.ids, func(Outcome) error { return enough }); !errors.Is(err, enough) {
 		t.Error(err)
 	}
+}
+
+func TestMail_that_is_being_published_is_removed_when_that_is_over_or_left_after_a_while(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &desk{Spooled: o, t: t}
+		d.fill(2)
+		s := d.g.store.spools[0]
+		for range 2 { // which nobody decides on yet
+			m := delivery()
+			if err := s.Put(m); err != nil {
+				t.Fatal(err)
+			}
+			m.Content.Release()
+			d.ids = append(d.ids, m.ID)
+		}
+		time.AfterFunc(busyPatience/2, func() { s.Settle(d.ids[2], false) })
+		begun, got := time.Now(), told{}
+		if err := d.Remove(t.Context(), d.ids, got.each); err != nil || got[Removed] != 3 || got[Busy] != 1 {
+			t.Errorf("%v, %v", got, err)
+		}
+		if took := time.Since(begun); took < busyPatience*3/2 { // from the last one that was decided
+			t.Errorf("it was awaited for %v", took)
+		}
+		stopped, stop := context.WithCancel(t.Context())
+		time.AfterFunc(busyPatience/2, stop)
+		if err := d.Remove(stopped, d.ids[3:], got.each); !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped: %v", err)
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestA_mail_is_read_as_it_was_taken(t *testing.T) {
