@@ -17,19 +17,56 @@ import (
 // errMissing tells that a directory is not there which Open was not to make.
 var errMissing = errors.New("there is no such directory")
 
-// Check tells why Open would refuse dir as it is now, nil where it would not, or where dir is not there yet. It changes nothing.
+// Check tells why Open would refuse dir as it is now, nil where it would not. Like Open it makes a file there, or, where dir is not
+// there yet, a directory as near as can be; it leaves nothing behind, and it takes no lock.
 func Check(dir string) error {
-	info, err := os.Lstat(filepath.Clean(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = checkDirectory(dir, info)
-	}
-	if err != nil {
+	if err := check(filepath.Clean(dir)); err != nil {
 		return fmt.Errorf("spool %s: %w", dir, err)
 	}
 	return nil
+}
+
+func check(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkMissing(path)
+	}
+	if err == nil {
+		err = checkDirectory(path, info)
+	}
+	if err != nil {
+		return err
+	}
+	return checkFiles(path)
+}
+
+// checkMissing tells why the directory at path could not be made, or would take no files.
+func checkMissing(path string) error {
+	above := filepath.Dir(path)
+	for above != "/" && above != "." {
+		if _, err := os.Lstat(above); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above = filepath.Dir(above)
+	}
+	made, err := os.MkdirTemp(above, ".lsmtpd-check-*")
+	if err != nil {
+		return fmt.Errorf("cannot be made: %w", err)
+	}
+	return errors.Join(checkFiles(made), os.Remove(made))
+}
+
+// checkFiles tells why the directory at path takes no files.
+func checkFiles(path string) error {
+	r, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	d := &root{Root: r, opening: uuid.NewString()}
+	if d.self, err = d.Open("."); err == nil {
+		err = d.tryOut()
+	}
+	return errors.Join(err, d.close())
 }
 
 // openDirectory makes path where it is missing, checks and locks it. It leaves no directory behind that it made in vain.
@@ -185,5 +222,9 @@ func (d *root) tryCreate() error {
 	if err := f.link(name); err != nil {
 		return err
 	}
-	return d.remove(name)
+	err = d.remove(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a daemon that was just started took it for what a crash had left
+	}
+	return err
 }
