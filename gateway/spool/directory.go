@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -124,12 +125,32 @@ func (d *root) take(before fs.FileInfo) error {
 	}
 	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("another process has it open: a spool belongs to one lsmtpd")
+		return fmt.Errorf("another process has it open%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", lockedBy(after))
 	}
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
 	}
 	return d.tryOut()
+}
+
+// lockedBy names the process that holds the lock of a directory, "" where the system does not tell: it may be in another container.
+func lockedBy(info fs.FileInfo) string {
+	locks, err := os.ReadFile("/proc/locks") // "1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF": major and minor in hex
+	if err != nil {
+		return ""
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	want := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range strings.Lines(string(locks)) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" || f[5] != want {
+			continue
+		}
+		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+			return fmt.Sprintf(" (pid %d)", pid)
+		}
+	}
+	return ""
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:

@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
@@ -25,8 +26,9 @@ const (
 
 var (
 	// errUnreadable tells a file that no later attempt could read either.
-	errUnreadable = errors.New("unreadable")
-	errNotRegular = fmt.Errorf("%w: not a regular file", errUnreadable)
+	errUnreadable    = errors.New("unreadable")
+	errNotRegular    = fmt.Errorf("%w: not a regular file", errUnreadable)
+	errTruncatedHead = fmt.Errorf("%w: truncated in its head", errUnreadable)
 	// errNoDestination tells one of LSMTPD's own files.
 	errNoDestination = errors.New("a file of LSMTPD: it does not say where to")
 )
@@ -112,12 +114,18 @@ func checksum(d *mail.Delivery, asJSON []byte) [sha256.Size]byte {
 // parseHead reads the head at the beginning of b, the first octets of a file, and returns where the payload's keys begin: at the
 // comma. partial tells that b ends before the head does.
 func parseHead(b []byte) (h head, payload int, partial bool, err error) {
+	if len(b) > 0 && len(b) < len(prefix) && strings.HasPrefix(prefix, string(b)) {
+		return h, 0, true, errTruncatedHead
+	}
 	if !bytes.HasPrefix(b, []byte(prefix)) {
 		return h, 0, false, foreign(b)
 	}
 	end := objectEnd(b[len(prefix):])
+	if end < 0 && len(b) < maxHead {
+		return h, 0, true, errTruncatedHead
+	}
 	if end < 0 {
-		return h, 0, true, fmt.Errorf("%w: truncated, or its head does not end within %d octets", errUnreadable, maxHead)
+		return h, 0, true, fmt.Errorf("%w: its head does not end within %d octets", errUnreadable, maxHead)
 	}
 	payload = len(prefix) + end
 	if payload == len(b) {
@@ -217,7 +225,7 @@ func (s *Spool) loadStray(id uuid.UUID) (*mail.Delivery, error) {
 		d, err = mail.Decode(text.Octets())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		return nil, undecodable(text.Octets(), err)
 	}
 	d.ID, d.Format, d.SpooledAt = id, mail.JSON, f.modified()
 	if err := d.Check(); err != nil {
@@ -225,6 +233,17 @@ func (s *Spool) loadStray(id uuid.UUID) (*mail.Delivery, error) {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return d, nil
+}
+
+// undecodable tells why the payload text of a file, with which err was found, will never be read: it may just end too early.
+func undecodable(text []byte, err error) error {
+	last, size := utf8.DecodeLastRune(text)
+	syntax, ok := errors.AsType[*json.SyntaxError](err)
+	early := ok && syntax.Offset >= int64(len(text)) || last == utf8.RuneError && size == 1
+	if early && !bytes.HasSuffix(text, []byte("}")) {
+		return fmt.Errorf("%w: truncated: %w", errUnreadable, err)
+	}
+	return fmt.Errorf("%w: %w", errUnreadable, err)
 }
 
 // readText returns the last n octets of a file, of which the first ones are read already, without white space around them.
@@ -263,8 +282,8 @@ func (h *head) delivery(id uuid.UUID, text *memory.Content) (*mail.Delivery, err
 	}
 	d, err := decode(text.Octets())
 	if err != nil {
-		text.Release()
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		defer text.Release()
+		return nil, undecodable(text.Octets(), err)
 	}
 	if h.Format == mail.JSON {
 		d.Content, d.Encoded = text, true
