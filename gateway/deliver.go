@@ -59,8 +59,8 @@ var ErrAway = errors.New("the broker takes no mail")
 // Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
 // nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
-// begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells that the broker went away; what was not told of is in
-// the spool as before.
+// begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
+// that the broker went away; what was not told of is in the spool as before.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
 	away := o.away()
 	if to == nil && away != nil {
@@ -124,6 +124,7 @@ type operatorReplay struct {
 	to       *Destination
 	waiting  []uuid.UUID
 	busy     []uuid.UUID // to be looked at again
+	untried  []uuid.UUID // begun, and the broker took nothing or the caller was gone
 	running  int
 	window   int                // how many may run at once
 	next     time.Time          // when replay_rate lets another one begin
@@ -227,7 +228,7 @@ func (r *operatorReplay) move(id uuid.UUID) tried {
 
 // leave tells of the files that have their new destination and are not tried any more.
 func (r *operatorReplay) leave(why string) {
-	for _, id := range slices.Concat(r.waiting, r.busy) {
+	for _, id := range slices.Concat(r.untried, r.waiting, r.busy) {
 		if r.moved[id] {
 			r.tell(Outcome{ID: id, Result: Untried, Reason: why, Moved: true})
 		}
@@ -272,11 +273,11 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	}
 	switch {
 	case got.untold:
-		r.waiting = append(r.waiting, got.ID)
+		r.untried = append(r.untried, got.ID)
 		return true
 	case got.away != nil:
 		r.away = fmt.Errorf("%w: %w", ErrAway, got.away)
-		r.waiting = append(r.waiting, got.ID)
+		r.untried = append(r.untried, got.ID)
 		return true
 	case got.Result == Busy:
 		r.busy = append(r.busy, got.ID)
