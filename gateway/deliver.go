@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"lsmtpd/gateway/mail"
@@ -16,6 +18,8 @@ import (
 const (
 	// maxOperatorWindow is how many deliveries an operator's replay tries at once: few enough for their octets to be held.
 	maxOperatorWindow = 16
+	// movedAtOnce is how many files that are written anew share a sync of their directory.
+	movedAtOnce = 32
 	// busyPoll is how often a file that is being published anyway is looked at, and busyPatience how long.
 	busyPoll     = 100 * time.Millisecond
 	busyPatience = 30 * time.Second
@@ -33,6 +37,7 @@ const (
 	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
 	Busy      Result = "busy"      // it is being published anyway, or there is no memory for it now; the file stays
 	Failed    Result = "failed"    // for another reason; the file stays
+	Untried   Result = "untried"   // the broker is away; the file stays, and has its new destination
 )
 
 // Outcome is what became of one file, and for those that stay, why.
@@ -40,26 +45,40 @@ type Outcome struct {
 	ID     uuid.UUID `json:"id"`
 	Result Result    `json:"result"`
 	Reason string    `json:"reason,omitempty"`
+	Moved  bool      `json:"moved,omitempty"` // it has the destination that it was given
 }
 
 // Destination is where an operator sends mail instead of where it was accepted for.
 type Destination = spool.Destination
 
+// ErrMissing tells that the broker has no such destination.
+var ErrMissing = errors.New("there is no such destination, and nothing is changed")
+
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
 
 // Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
-// nil, is where it goes instead. The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each
-// returns an error, no more are begun, and those under way come to their end. An error that is ErrAway tells that the broker went
-// away; what was not told of is in the spool as before.
+// nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
+// The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
+// begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
+// that the broker went away; what was not told of is in the spool as before.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
-	if err := o.away(); err != nil {
-		return err
+	away := o.away()
+	if to == nil && away != nil {
+		return away
+	}
+	if to != nil && away == nil {
+		if missing := o.g.publisher.Missing(ctx, to.Exchange, to.RoutingKey); missing != nil {
+			return fmt.Errorf("%w: %w", ErrMissing, missing)
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.g.store.ctx, cancel)()
-	r := &operatorReplay{g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, results: make(chan tried), outcomes: make(chan Outcome)}
+	r := &operatorReplay{
+		g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, away: away,
+		results: make(chan tried), outcomes: make(chan Outcome),
+	}
 	var end error
 	if !o.g.store.begin(func() { end = r.run(ctx); close(r.outcomes) }) {
 		return errStopping
@@ -105,11 +124,12 @@ type operatorReplay struct {
 	g        *Gateway
 	to       *Destination
 	waiting  []uuid.UUID
-	busy     []Outcome // of those to be looked at again
+	busy     []Outcome   // of those to be looked at again
+	untried  []uuid.UUID // begun, and the broker took nothing or the caller was gone
 	running  int
 	window   int                // how many may run at once
 	next     time.Time          // when replay_rate lets another one begin
-	moved    map[uuid.UUID]bool // given their new destination; a daemon's own replay may be faster from then on
+	moved    map[uuid.UUID]bool // given their new destination, and not told of yet; a daemon's own replay may be faster from then on
 	results  chan tried
 	outcomes chan Outcome // to the caller
 	away     error        // why no more are begun
@@ -124,6 +144,7 @@ type tried struct {
 }
 
 func (r *operatorReplay) run(ctx context.Context) error {
+	r.moveAll(ctx)
 	for patience := time.Now().Add(busyPatience); ; {
 		for r.away == nil && ctx.Err() == nil && r.running < r.room() && len(r.waiting) > 0 {
 			r.begin(ctx, r.waiting[0])
@@ -137,13 +158,16 @@ func (r *operatorReplay) run(ctx context.Context) error {
 		case r.g.store.ctx.Err() != nil:
 			return errStopping
 		case r.away != nil:
+			r.leave(r.away.Error())
 			return r.away
 		case ctx.Err() != nil:
+			r.leave("stopped, as asked")
 			return ctx.Err()
 		case len(r.busy) == 0:
 			return nil
 		case time.Now().After(patience):
 			for _, outcome := range r.busy {
+				outcome.Moved = r.moved[outcome.ID]
 				r.tell(outcome)
 			}
 			return nil
@@ -152,12 +176,73 @@ func (r *operatorReplay) run(ctx context.Context) error {
 			case <-time.After(busyPoll):
 			case <-ctx.Done():
 			}
-			for _, outcome := range r.busy {
-				r.waiting = append(r.waiting, outcome.ID)
-			}
-			r.busy = nil
+			r.waiting, r.busy = append(r.waiting, idsOf(r.busy)...), nil
 		}
 	}
+}
+
+// moveAll gives the files their new destination, but for those that are being published: they get it when they are tried.
+func (r *operatorReplay) moveAll(ctx context.Context) {
+	if r.to == nil {
+		return
+	}
+	var left []uuid.UUID
+	for some := range slices.Chunk(r.waiting, movedAtOnce) {
+		if ctx.Err() != nil {
+			left = append(left, some...)
+			continue
+		}
+		got := make([]tried, len(some))
+		var moving sync.WaitGroup
+		for i, id := range some {
+			moving.Go(func() { got[i] = r.move(id) })
+		}
+		moving.Wait()
+		for i, id := range some {
+			switch {
+			case got[i].moved:
+				r.moved[id] = true
+				left = append(left, id)
+			case got[i].Result == Busy:
+				r.busy = append(r.busy, got[i].Outcome)
+			default:
+				r.tell(got[i].Outcome)
+			}
+		}
+	}
+	r.waiting = left
+}
+
+// move gives one file its new destination, and tells why it did not.
+func (r *operatorReplay) move(id uuid.UUID) tried {
+	spools, release := r.g.store.hold()
+	defer release()
+	for _, s := range spools {
+		switch err := s.Redirect(r.g.store.ctx, id, *r.to); {
+		case err == nil:
+			return tried{Outcome: Outcome{ID: id}, moved: true}
+		case !errors.Is(err, spool.ErrNotFound):
+			return outcome(id, spool.Later, err)
+		}
+	}
+	return tried{Outcome: Outcome{ID: id, Result: Gone}}
+}
+
+// leave tells of the files that have their new destination and are not tried any more.
+func (r *operatorReplay) leave(why string) {
+	for _, id := range slices.Concat(r.untried, r.waiting, idsOf(r.busy)) {
+		if r.moved[id] {
+			r.tell(Outcome{ID: id, Result: Untried, Reason: why, Moved: true})
+		}
+	}
+}
+
+func idsOf(outcomes []Outcome) []uuid.UUID {
+	ids := make([]uuid.UUID, len(outcomes))
+	for i := range outcomes {
+		ids[i] = outcomes[i].ID
+	}
+	return ids
 }
 
 // room is how many may run at once now: one while live mail is under way.
@@ -182,7 +267,7 @@ func (r *operatorReplay) begin(ctx context.Context, id uuid.UUID) {
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
-				r.results <- tried{untold: true}
+				r.results <- tried{Outcome: Outcome{ID: id}, untold: true}
 				return
 			}
 		}
@@ -198,9 +283,11 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	}
 	switch {
 	case got.untold:
+		r.untried = append(r.untried, got.ID)
 		return true
 	case got.away != nil:
 		r.away = fmt.Errorf("%w: %w", ErrAway, got.away)
+		r.untried = append(r.untried, got.ID)
 		return true
 	case got.Result == Busy:
 		r.busy = append(r.busy, got.Outcome)
@@ -210,6 +297,7 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	case got.Result == Delivered:
 		r.window = min(r.window+1, maxOperatorWindow)
 	}
+	got.Outcome.Moved = r.moved[got.ID]
 	delete(r.moved, got.ID)
 	r.tell(got.Outcome)
 	return true
@@ -226,28 +314,24 @@ func (r *operatorReplay) tell(outcome Outcome) {
 // one tries one file, after it was given its new destination where it has to move. What was begun ends though the caller is gone: it
 // is cut only when the store stops.
 func (r *operatorReplay) one(id uuid.UUID, move bool) tried {
+	if move {
+		if got := r.move(id); !got.moved {
+			return got
+		}
+	}
 	spools, release := r.g.store.hold()
 	defer release()
 	for _, s := range spools {
-		if move {
-			err := s.Redirect(r.g.store.ctx, id, *r.to)
-			if errors.Is(err, spool.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return outcome(id, spool.Later, err)
-			}
-		}
 		verdict, err := s.Try(r.g.store.ctx, id, func(ctx context.Context, d *mail.Delivery) (spool.Verdict, error) {
 			return r.g.resend(ctx, s.Spool, d)
 		})
-		if move || !errors.Is(err, spool.ErrNotFound) {
+		if !errors.Is(err, spool.ErrNotFound) {
 			got := outcome(id, verdict, err)
 			got.moved = move
 			return got
 		}
 	}
-	return tried{Outcome: Outcome{ID: id, Result: Gone}}
+	return tried{Outcome: Outcome{ID: id, Result: Gone}, moved: move}
 }
 
 // outcome is what an operator is told of a try.
@@ -264,7 +348,7 @@ func outcome(id uuid.UUID, verdict spool.Verdict, err error) tried {
 	case verdict == spool.Done:
 		o.Result = Delivered
 	case verdict == spool.Stop:
-		return tried{away: err}
+		return tried{Outcome: o, away: err}
 	case verdict == spool.Returned:
 		o.Result = Refused
 	case verdict == spool.Undecided:

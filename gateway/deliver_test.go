@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
@@ -176,9 +177,8 @@ func TestMail_that_is_not_confirmed_in_time_stays_until_the_broker_says_more(t *
 	if len(d.left()) != 1 {
 		t.Error("it is gone from the spool")
 	}
-	removed := told{}
-	if err := d.Remove(t.Context(), d.ids, removed.each); err != nil || removed[Busy] != 1 {
-		t.Errorf("removed while it is published: %v, %v", removed, err)
+	if o := d.remove(d.ids[0]); o.Result != Busy {
+		t.Errorf("removed while it is published: %v", o)
 	}
 	b.Published()[0].Ack()
 	eventually(t, "the late confirm removes the file", func() bool { return len(d.left()) == 0 })
@@ -250,6 +250,61 @@ func TestA_broker_that_goes_away_ends_the_replay_and_the_rest_stays(t *testing.T
 	}
 }
 
+func TestMail_is_not_sent_to_a_destination_that_the_broker_calls_missing(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 2)
+	b.Exchange("typo", amqptest.Missing)
+	b.Queue("no-queue", amqptest.Missing)
+	before := d.left()
+	for _, to := range []Destination{{"typo", "k"}, {"", "no-queue"}} {
+		got := told{}
+		err := d.Replay(t.Context(), d.ids, &to, got.each)
+		if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "NOT_FOUND") || len(got) > 0 || len(b.Published()) > 0 {
+			t.Errorf("%+v: %v, %v", to, got, err)
+		}
+	}
+	for i, e := range d.left() {
+		if e.Exchange != before[i].Exchange || e.RoutingKey != before[i].RoutingKey || e.AcceptedFor != nil {
+			t.Errorf("left: %+v", e)
+		}
+	}
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids, &Destination{"", "a-queue"}, got.each); err != nil || got[Delivered] != 2 {
+		t.Errorf("to a queue that is there: %v, %v", got, err)
+	}
+}
+
+func TestMail_sent_elsewhere_has_that_destination_though_the_broker_is_away(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 70)
+	b.Script(func(p *amqptest.Publish) {
+		b.Refuse(true)
+		p.CloseConnection(320, "CONNECTION_FORCED - shut down")
+	})
+	for _, exchange := range []string{"goes away", "is away"} {
+		got, moved := told{}, 0
+		err := d.Replay(t.Context(), d.ids, &Destination{Exchange: exchange, RoutingKey: "k"}, func(o Outcome) error {
+			if o.Moved {
+				moved++
+			}
+			return got.each(o)
+		})
+		if !errors.Is(err, ErrAway) || got[Untried]+got[Undecided] != 70 || got[Untried] < 69 || moved != 70 {
+			t.Errorf("%s: %v, %d moved, %v", exchange, got, moved, err)
+		}
+		eventually(t, "the one that was published is decided", func() bool { return d.g.store.spools[0].Status().Held == 0 })
+		left := d.left()
+		for _, e := range left {
+			if e.Exchange != exchange || e.RoutingKey != "k" {
+				t.Fatalf("%s: left %+v", exchange, e)
+			}
+		}
+		if len(left) != 70 {
+			t.Errorf("%d left", len(left))
+		}
+	}
+}
+
 func TestA_store_that_stops_ends_a_replay_and_is_not_taken_for_an_empty_one(t *testing.T) {
 	b := amqptest.Start(t)
 	d := newDesk(t, b, 3)
@@ -289,6 +344,42 @@ func TestWhat_an_operator_removes_is_gone_and_what_was_gone_is_told(t *testing.T
 	if err := d.Remove(t.Context(), d.ids, func(Outcome) error { return enough }); !errors.Is(err, enough) {
 		t.Error(err)
 	}
+}
+
+func TestMail_that_is_being_published_is_removed_when_that_is_over_or_left_after_a_while(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &desk{Spooled: o, t: t}
+		d.fill(2)
+		s := d.g.store.spools[0]
+		for range 2 { // which nobody decides on yet
+			m := delivery()
+			if err := s.Put(m); err != nil {
+				t.Fatal(err)
+			}
+			m.Content.Release()
+			d.ids = append(d.ids, m.ID)
+		}
+		time.AfterFunc(busyPatience/2, func() { s.Settle(d.ids[2], false) })
+		begun, got := time.Now(), told{}
+		if err := d.Remove(t.Context(), d.ids, got.each); err != nil || got[Removed] != 3 || got[Busy] != 1 {
+			t.Errorf("%v, %v", got, err)
+		}
+		if took := time.Since(begun); took < busyPatience*3/2 { // from the last one that was decided
+			t.Errorf("it was awaited for %v", took)
+		}
+		stopped, stop := context.WithCancel(t.Context())
+		time.AfterFunc(busyPatience/2, stop)
+		if err := d.Remove(stopped, d.ids[3:], got.each); !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped: %v", err)
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestA_mail_is_read_as_it_was_taken(t *testing.T) {

@@ -184,9 +184,41 @@ func (o *Spooled) Mail(ctx context.Context, id uuid.UUID) (SpooledMail, error) {
 // removedAtOnce is how many files share a sync of their directory. More would slow those who write.
 const removedAtOnce = 32
 
-// Remove takes mail off the disk for good, and tells each what became of every one of ids. It ends early with ctx's error or the first
-// of each.
+// Remove takes mail off the disk for good, and tells each what became of every one of ids. What is being published is awaited, and
+// told last. It ends early with ctx's error or the first of each.
 func (o *Spooled) Remove(ctx context.Context, ids []uuid.UUID, each func(Outcome) error) error {
+	for patience := time.Now().Add(busyPatience); len(ids) > 0; {
+		last := time.Now().After(patience)
+		var busy []uuid.UUID
+		err := o.removeAll(ctx, ids, func(outcome Outcome) error {
+			if outcome.Result == Busy && !last {
+				busy = append(busy, outcome.ID)
+				return nil
+			}
+			return each(outcome)
+		})
+		if err != nil {
+			return err
+		}
+		if len(busy) < len(ids) {
+			patience = time.Now().Add(busyPatience)
+		}
+		if ids = busy; len(ids) == 0 {
+			break
+		}
+		select {
+		case <-time.After(busyPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-o.g.store.ctx.Done():
+			return errStopping
+		}
+	}
+	return nil
+}
+
+// removeAll tries once to remove each of ids.
+func (o *Spooled) removeAll(ctx context.Context, ids []uuid.UUID, each func(Outcome) error) error {
 	for some := range slices.Chunk(ids, removedAtOnce) {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -50,7 +50,7 @@ func handleSpool(mux *http.ServeMux, g *gateway.Gateway) {
 		case errors.Is(err, spool.ErrNotFound):
 			http.Error(w, err.Error(), http.StatusNotFound)
 		case err != nil:
-			http.Error(w, err.Error(), http.StatusInternalServerError)
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity) // what is wrong is the file
 		default:
 			answer(w, m)
 		}

@@ -69,10 +69,16 @@ func TestThe_client_works_with_the_spool_of_the_daemon(t *testing.T) {
 	if err := c.Replay(t.Context(), all, nil, none); err == nil || !strings.Contains(err.Error(), "the broker takes no mail: broker 127.0.0.1:1 ") {
 		t.Errorf("a replay without a broker: %v", err)
 	}
-	if err := c.Replay(t.Context(), all, &gateway.Destination{Exchange: "", RoutingKey: "a b&c"}, none); err == nil {
-		t.Error("a replay elsewhere without a broker is none")
-	}
 	var outcomes []gateway.Outcome
+	tell := func(o gateway.Outcome) error { outcomes = append(outcomes, o); return nil }
+	err = c.Replay(t.Context(), some, &gateway.Destination{Exchange: "", RoutingKey: "a b&c"}, tell)
+	if err == nil || len(outcomes) != 1 || outcomes[0].Result != gateway.Untried || !outcomes[0].Moved {
+		t.Errorf("a replay elsewhere without a broker: %v, %v", outcomes, err)
+	}
+	if m, err = c.Mail(t.Context(), some[0]); err != nil || m.Exchange != "" || m.RoutingKey != "a b&c" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	outcomes = nil
 	err = c.Remove(t.Context(), []uuid.UUID{some[0], uuid.Max}, func(o gateway.Outcome) error { outcomes = append(outcomes, o); return nil })
 	if err != nil || len(outcomes) != 2 || outcomes[0] != (gateway.Outcome{ID: some[0], Result: gateway.Removed}) || outcomes[1].Result != gateway.Gone {
 		t.Errorf("%v, %v", outcomes, err)

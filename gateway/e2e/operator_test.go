@@ -58,6 +58,12 @@ func TestAn_operator_replays_spooled_mail_where_it_belongs_or_elsewhere_with_the
 		if !strings.Contains(out, id) || !strings.Contains(out, "NO_ROUTE") {
 			t.Errorf("the reason is not in:\n%s", out)
 		}
+		for _, typo := range []string{good.Name + "x:k", ":" + good.Name + "x"} {
+			out, status = operator(t, d, "replay", "--to", typo, id)
+			if status != 1 || !strings.Contains(out, "there is no such destination, and nothing is changed: NOT_FOUND - no ") {
+				t.Errorf("to %s: exit status %d: %s", typo, status, out)
+			}
+		}
 		out, status = operator(t, d, append([]string{"replay", "--to", good.Name + ":else:where"}, more...)...)
 		wantReplayed(t, out, status, "1 mail: 1 delivered")
 		if got := rabbit.Drain(t, good, 1, patience)[0]; got.MessageId != id || got.RoutingKey != "else:where" {

@@ -34,12 +34,7 @@ func (i *Inspection) Exchange(name string) error {
 
 // Queue returns nil where the queue exists; otherwise the broker's refusal.
 func (i *Inspection) Queue(name string) error {
-	ch, err := i.scratch.channel()
-	if err != nil {
-		return err
-	}
-	_, err = ch.QueueDeclarePassive(name, false, false, false, false, nil)
-	return err
+	return i.scratch.queue(name)
 }
 
 // Takes returns nil where the broker takes messages of so many octets for an exchange that it lets us write to; otherwise its refusal.

@@ -71,6 +71,16 @@ func (s *scratch) writable(exchange string) error {
 	return err
 }
 
+// queue returns nil where the queue exists.
+func (s *scratch) queue(name string) error {
+	ch, err := s.channel()
+	if err != nil {
+		return err
+	}
+	_, err = ch.QueueDeclarePassive(name, false, false, false, false, nil)
+	return err
+}
+
 // write tells whether the broker would take body for the exchange, and routes nothing: the expiration is invalid, which it sees
 // after all else.
 func (s *scratch) write(exchange string, body []byte) error {

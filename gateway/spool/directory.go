@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,19 +21,56 @@ var errMissing = errors.New("there is no such directory")
 // errAstray tells that the directory was moved, removed or hidden: a later start would not find the mail in it.
 var errAstray = errors.New("the directory that is open is not at its path any more: move it back, or restart lsmtpd where it is gone for good")
 
-// Check tells why Open would refuse dir as it is now, nil where it would not, or where dir is not there yet. It changes nothing.
+// Check tells why Open would refuse dir as it is now, nil where it would not. Like Open it makes a file there, or, where dir is not
+// there yet, a directory as near as can be; it leaves nothing behind, and it takes no lock.
 func Check(dir string) error {
-	info, err := os.Lstat(filepath.Clean(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = checkDirectory(dir, info)
-	}
-	if err != nil {
+	if err := check(filepath.Clean(dir)); err != nil {
 		return fmt.Errorf("spool %s: %w", dir, err)
 	}
 	return nil
+}
+
+func check(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkMissing(path)
+	}
+	if err == nil {
+		err = checkDirectory(path, info)
+	}
+	if err != nil {
+		return err
+	}
+	return checkFiles(path)
+}
+
+// checkMissing tells why the directory at path could not be made, or would take no files.
+func checkMissing(path string) error {
+	above := filepath.Dir(path)
+	for above != "/" && above != "." {
+		if _, err := os.Lstat(above); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above = filepath.Dir(above)
+	}
+	made, err := os.MkdirTemp(above, ".lsmtpd-check-*")
+	if err != nil {
+		return fmt.Errorf("cannot be made: %w", err)
+	}
+	return errors.Join(checkFiles(made), os.Remove(made))
+}
+
+// checkFiles tells why the directory at path takes no files.
+func checkFiles(path string) error {
+	r, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	d := &root{Root: r, opening: uuid.NewString()}
+	if d.self, err = d.Open("."); err == nil {
+		err = d.tryOut()
+	}
+	return errors.Join(err, d.close())
 }
 
 // openDirectory makes path where it is missing, checks and locks it. It leaves no directory behind that it made in vain.
@@ -91,7 +129,7 @@ func (d *root) take(before fs.FileInfo) error {
 	d.taken = after
 	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("another process has it open: a spool belongs to one lsmtpd")
+		return fmt.Errorf("another process has it open%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", lockedBy(after))
 	}
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
@@ -106,6 +144,26 @@ func (d *root) placed() error {
 		return errAstray
 	}
 	return nil // or nobody knows, and a start would tell
+}
+
+// lockedBy names the process that holds the lock of a directory, "" where the system does not tell: it may be in another container.
+func lockedBy(info fs.FileInfo) string {
+	locks, err := os.ReadFile("/proc/locks") // "1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF": major and minor in hex
+	if err != nil {
+		return ""
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	want := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range strings.Lines(string(locks)) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" || f[5] != want {
+			continue
+		}
+		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+			return fmt.Sprintf(" (pid %d)", pid)
+		}
+	}
+	return ""
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:
@@ -198,5 +256,9 @@ func (d *root) tryCreate() error {
 	if err := f.link(name); err != nil {
 		return err
 	}
-	return d.remove(name)
+	err = d.remove(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a daemon that was just started took it for what a crash had left
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,59 @@ func TestOpen_makes_the_directory_for_its_owner_only(t *testing.T) {
 		if info.Mode().Perm() != 0o700 {
 			t.Errorf("%s has mode %v", path, info.Mode())
 		}
+	}
+}
+
+func TestCheck_finds_out_as_Open_does_whether_files_can_be_made_and_leaves_none(t *testing.T) {
+	dir := t.TempDir()
+	there := filepath.Join(dir, "there")
+	opened(t, there) // a daemon has it
+	before := files(t, there)
+	for _, path := range []string{there, there + "/", filepath.Join(dir, "not", "there")} {
+		if err := Check(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := files(t, there); len(after) != len(before) {
+		t.Errorf("files %v, before %v", after, before)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("beside it: %v, %v", left, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/proc/lsmtpd", "/proc/not/there", filepath.Join(file, "below")} {
+		err := Check(path)
+		if err == nil {
+			t.Errorf("%s would do", path)
+		}
+		if s, opening := Open(Options{Dir: path}); opening == nil {
+			mustClose(t, s)
+			t.Errorf("Open takes %s: %v", path, err)
+		}
+	}
+}
+
+func TestCheck_refuses_a_directory_that_nothing_can_be_written_to(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	if err := mkdirMode(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("chattr", "+i", dir).CombinedOutput(); err != nil {
+		t.Skipf("it cannot be made immutable: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("chattr", "-i", dir).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	if err := Check(dir); err == nil || !strings.Contains(err.Error(), "takes no files: ") {
+		t.Errorf("an immutable directory: %v", err)
+	}
+	if err := Check(filepath.Join(dir, "below")); err == nil || !strings.Contains(err.Error(), "cannot be made: ") {
+		t.Errorf("below an immutable directory: %v", err)
 	}
 }
 
@@ -105,8 +159,10 @@ func TestOpen_refuses_a_directory_that_another_has_open(t *testing.T) {
 	if err == nil {
 		mustClose(t, second)
 	}
-	if want := "spool " + dir + ": another process has it open: a spool belongs to one lsmtpd"; errText(err) != want {
-		t.Errorf("error %s\nwant  %s", errText(err), want)
+	const who = `a spool belongs to one lsmtpd, be it a daemon or an operator's "lsmtpd spool" command`
+	want := fmt.Sprintf("spool %s: another process has it open (pid %d): %s", dir, os.Getpid(), who)
+	if got := errText(err); got != want && got != strings.Replace(want, fmt.Sprintf(" (pid %d)", os.Getpid()), "", 1) { // not every file system's locks can be told
+		t.Errorf("error %s\nwant  %s", got, want)
 	}
 	mustClose(t, s)
 	opened(t, dir)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
@@ -26,8 +27,9 @@ const (
 
 var (
 	// errUnreadable tells a file that no later attempt could read either.
-	errUnreadable = errors.New("unreadable")
-	errNotRegular = fmt.Errorf("%w: not a regular file", errUnreadable)
+	errUnreadable    = errors.New("unreadable")
+	errNotRegular    = fmt.Errorf("%w: not a regular file", errUnreadable)
+	errTruncatedHead = fmt.Errorf("%w: truncated in its head", errUnreadable)
 	// errNoDestination tells one of LSMTPD's own files.
 	errNoDestination = errors.New("a file of LSMTPD: it does not say where to")
 )
@@ -40,7 +42,17 @@ type head struct {
 	Headers    map[string]string `json:"headers"`
 	Listener   string            `json:"listener"`
 	SpooledAt  time.Time         `json:"spooled_at"`
-	Checksum   string            `json:"checksum"` // SHA-256 in hex of the octets to be published; the last key
+
+	// AcceptedFor is where the mail went before an operator gave it another destination for the first time.
+	AcceptedFor *Destination `json:"accepted_for,omitempty"`
+
+	Checksum string `json:"checksum"` // SHA-256 in hex of the octets to be published; the last key
+}
+
+// Destination is where a file goes.
+type Destination struct {
+	Exchange   string `json:"exchange"`
+	RoutingKey string `json:"routing_key"`
 }
 
 func fileName(id uuid.UUID) string { return id.String() + suffix }
@@ -57,19 +69,28 @@ func parseName(name string) (id uuid.UUID, ok bool) {
 
 // newHead returns the head of d's file, as value and as text. Its checksum is not known yet: the text holds zeros for it.
 func newHead(d *mail.Delivery, spooled time.Time) (*head, []byte, error) {
-	h := &head{d.Exchange, d.RoutingKey, d.Format, d.Headers, d.Envelope.Listener, spooled.UTC(), strings.Repeat("0", 2*sha256.Size)}
+	h := &head{
+		Exchange: d.Exchange, RoutingKey: d.RoutingKey, Format: d.Format, Headers: d.Headers, Listener: d.Envelope.Listener,
+		SpooledAt: spooled.UTC(), Checksum: strings.Repeat("0", 2*sha256.Size),
+	}
+	text, err := h.text()
+	return h, text, err
+}
+
+// text is how a file begins.
+func (h *head) text() ([]byte, error) {
 	var text bytes.Buffer
 	text.WriteString(prefix)
 	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(h); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	octets := bytes.TrimRight(text.Bytes(), "\n")
 	if len(octets) >= maxHead {
-		return nil, nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", len(octets), maxHead)
+		return nil, fmt.Errorf("exchange, routing key and headers take %d octets: a file's head takes %d", len(octets), maxHead)
 	}
-	return h, octets, nil
+	return octets, nil
 }
 
 // encode returns the file of d, which head begins, in a buffer that the caller recycles.
@@ -94,12 +115,18 @@ func checksum(d *mail.Delivery, asJSON []byte) [sha256.Size]byte {
 // parseHead reads the head at the beginning of b, the first octets of a file, and returns where the payload's keys begin: at the
 // comma. partial tells that b ends before the head does.
 func parseHead(b []byte) (h head, payload int, partial bool, err error) {
+	if len(b) > 0 && len(b) < len(prefix) && strings.HasPrefix(prefix, string(b)) {
+		return h, 0, true, errTruncatedHead
+	}
 	if !bytes.HasPrefix(b, []byte(prefix)) {
 		return h, 0, false, foreign(b)
 	}
 	end := objectEnd(b[len(prefix):])
+	if end < 0 && len(b) < maxHead {
+		return h, 0, true, errTruncatedHead
+	}
 	if end < 0 {
-		return h, 0, true, fmt.Errorf("%w: truncated, or its head does not end within %d octets", errUnreadable, maxHead)
+		return h, 0, true, fmt.Errorf("%w: its head does not end within %d octets", errUnreadable, maxHead)
 	}
 	payload = len(prefix) + end
 	if payload == len(b) {
@@ -230,7 +257,7 @@ func readStray(f source, id uuid.UUID) (*mail.Delivery, error) {
 		d, err = mail.Decode(text.Octets())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		return nil, undecodable(text.Octets(), err)
 	}
 	d.ID, d.Format, d.SpooledAt = id, mail.JSON, f.modified()
 	if err := d.Check(); err != nil {
@@ -238,6 +265,17 @@ func readStray(f source, id uuid.UUID) (*mail.Delivery, error) {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return d, nil
+}
+
+// undecodable tells why the payload text of a file, with which err was found, will never be read: it may just end too early.
+func undecodable(text []byte, err error) error {
+	last, size := utf8.DecodeLastRune(text)
+	syntax, ok := errors.AsType[*json.SyntaxError](err)
+	early := ok && syntax.Offset >= int64(len(text)) || last == utf8.RuneError && size == 1
+	if early && !bytes.HasSuffix(text, []byte("}")) {
+		return fmt.Errorf("%w: truncated: %w", errUnreadable, err)
+	}
+	return fmt.Errorf("%w: %w", errUnreadable, err)
 }
 
 // readText returns the last n octets of a file, of which the first ones are read already, without white space around them.
@@ -276,8 +314,8 @@ func (h *head) delivery(id uuid.UUID, text *memory.Content) (*mail.Delivery, err
 	}
 	d, err := decode(text.Octets())
 	if err != nil {
-		text.Release()
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		defer text.Release()
+		return nil, undecodable(text.Octets(), err)
 	}
 	if h.Format == mail.JSON {
 		d.Content, d.Encoded = text, true

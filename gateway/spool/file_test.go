@@ -84,9 +84,11 @@ func TestFile_damaged_is_named_in_the_log_once_moved_to_bad_and_stops_nobody(t *
 		want   string
 	}{
 		"empty":                        {nil, "unreadable: empty"},
-		"truncated in its head":        {golden[:100], "unreadable: truncated"},
+		"truncated in its head":        {golden[:100], "unreadable: truncated in its head"},
 		"truncated behind its head":    {golden[:bytes.Index(golden, []byte(`,"timestamp"`))], "unreadable: truncated behind its head"},
-		"truncated in the mail":        {golden[:len(golden)-40], "unreadable: unexpected end of JSON"},
+		"truncated in the mail":        {golden[:len(golden)-40], "unreadable: truncated: unexpected end of JSON"},
+		"truncated at once":            {golden[:5], "unreadable: truncated in its head"},
+		"truncated within a letter":    {append(slices.Clone(golden[:len(golden)-40]), 0xc3), "unreadable: truncated: payload is not UTF-8"},
 		"changed in the mail":          {replace("Subject", "Object_"), "unreadable: checksum"},
 		"changed checksum":             {replace(`"checksum":"`, `"checksum":"x`), "unreadable: checksum"},
 		"another id":                   {replace("cf4c844f", "0f4c844f"), "name and its message_id differ"},

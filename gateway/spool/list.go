@@ -30,6 +30,7 @@ type Entry struct {
 	LastError     string    `json:"last_error,omitempty"`     // of the last attempt
 	NextTry       time.Time `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
 	NoDestination bool      `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
+	AcceptedFor   *Destination    `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
 }
 
 // Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known, and what was put there since. What comes
@@ -163,6 +164,7 @@ func (s *Spool) readEnvelope(ctx context.Context, e *Entry) error {
 		if err != nil {
 			return err
 		}
+		e.AcceptedFor = h.AcceptedFor
 		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}

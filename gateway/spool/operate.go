@@ -129,12 +129,9 @@ func (s *Spool) Retry(ids ...uuid.UUID) {
 	signal(s.wake)
 }
 
-// Destination is where a file goes.
-type Destination struct{ Exchange, RoutingKey string }
-
-// Redirect makes to the destination of a file from now on, on an operator's word: the file is written anew, with its
-// spooling time, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published.
-// It waits for memory as Read does.
+// Redirect makes to the destination of a file from now on, on an operator's word: the file is written anew, with its spooling time and
+// the destination of before, and is due at once. One of LSMTPD's own becomes one of ours. ErrBusy: not while it is being published. It
+// waits for memory as Read does.
 func (s *Spool) Redirect(ctx context.Context, id uuid.UUID, to Destination) error {
 	e, was, err := s.hold(id)
 	if err != nil {
@@ -164,11 +161,26 @@ func (s *Spool) rewrite(ctx context.Context, id uuid.UUID, isStray bool, to Dest
 		return 0, err
 	}
 	defer d.Content.Release()
+	before := Destination{d.Exchange, d.RoutingKey}
 	d.Exchange, d.RoutingKey = to.Exchange, to.RoutingKey
 	if err := d.Check(); err != nil {
 		return 0, err
 	}
-	_, text, err := newHead(d, d.SpooledAt)
+	h, _, err := newHead(d, d.SpooledAt)
+	if err != nil {
+		return 0, err
+	}
+	if !isStray && before != to {
+		h.AcceptedFor = &before
+	}
+	old, _, err := s.look(id)
+	if err != nil && !isStray {
+		return 0, err
+	}
+	if old.AcceptedFor != nil {
+		h.AcceptedFor = old.AcceptedFor
+	}
+	text, err := h.text()
 	if err != nil {
 		return 0, err
 	}

@@ -247,6 +247,49 @@ func TestRedirect_sends_a_file_elsewhere_for_good(t *testing.T) {
 	}
 }
 
+func TestRedirect_keeps_where_the_mail_was_accepted_for(t *testing.T) {
+	dir := spoolDir(t)
+	s := mustOpen(t, dir)
+	d := putReady(t, s, mail.JSON, "x")
+	old := ofLSMTPD(t, dir, "")
+	mustClose(t, s)
+	s = mustOpen(t, dir)
+	indexedNow(s)
+	accepted := func(id uuid.UUID) *Destination {
+		t.Helper()
+		for _, e := range entries(t, s) {
+			if e.ID == id {
+				return e.AcceptedFor
+			}
+		}
+		t.Fatalf("%s is not there", id)
+		return nil
+	}
+	for i, to := range []Destination{{d.Exchange, d.RoutingKey}, {"first", "a"}, {"second", ""}, {d.Exchange, d.RoutingKey}} {
+		for _, id := range []uuid.UUID{d.ID, old} {
+			if err := s.Redirect(t.Context(), id, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := accepted(d.ID)
+		if i == 0 && got != nil {
+			t.Errorf("it was where it is sent to, and is told to have been for %+v", got)
+		}
+		if want := (Destination{d.Exchange, d.RoutingKey}); i > 0 && (got == nil || *got != want) {
+			t.Errorf("on its way to %+v it was accepted for %+v, want %+v", to, got, want)
+		}
+	}
+	mustClose(t, s)
+	s = opened(t, dir)
+	indexedNow(s)
+	if got := accepted(d.ID); got == nil || got.Exchange != d.Exchange {
+		t.Errorf("after a restart it was accepted for %+v", got)
+	}
+	if got := accepted(old); got == nil || got.Exchange != d.Exchange {
+		t.Errorf("LSMTPD's own, which was given %q first, was accepted for %+v", d.Exchange, got)
+	}
+}
+
 func TestRedirect_gives_LSMTPDs_own_files_a_destination(t *testing.T) {
 	for _, messageID := range []string{"", uuid.NewString()} {
 		dir := spoolDir(t)

@@ -13,7 +13,8 @@ import (
 const checkHelp = `usage: lsmtpd check [-c FILE] [--broker]
 
 Reads the configuration and every file it names, as "run" does, and tells each
-fault with its file, line and column. It starts nothing and changes nothing.
+fault with its file, line and column. It starts nothing and changes nothing; to
+see whether the spool directory takes files, it makes one there and removes it.
 
 With --broker it asks the broker, too: whether each exchange is there and may be
 written to, which queues take the mail as far as that can be known, and whether

@@ -67,7 +67,7 @@ func (f *flags) daemon(path *string) (client func() *admin.Client) {
 			return &admin.Client{Socket: *socket}
 		}
 		_, c, err := routes.Read(*path, nil) // a broken file that the daemon may leave out does not hide its socket
-		if err == nil || c.Admin.Socket != "" && !c.Admin.SocketIsDefault {
+		if err == nil || namesSocket(c) {
 			return &admin.Client{Socket: c.Admin.Socket} // what else is wrong with the file, the daemon tells
 		}
 		printFaults(f.p.stderr, err)
@@ -76,6 +76,9 @@ func (f *flags) daemon(path *string) (client func() *admin.Client) {
 		return &admin.Client{Socket: fallback}
 	}
 }
+
+// namesSocket tells whether c, which may have faults, says where the daemon's socket is.
+func namesSocket(c *config.Config) bool { return c.Admin.Socket != "" && !c.Admin.SocketIsDefault }
 
 // unanswered tells why the daemon gave no answer, and returns the exit status.
 func (f *flags) unanswered(err error) int {

@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
+	"time"
 
 	"lsmtpd/routes/config"
 )
@@ -65,7 +67,7 @@ func (f *flags) refuse(err error) int {
 		fmt.Fprint(f.p.stdout, strings.Replace(f.help, "{flags}\n", f.list(), 1))
 		return exitDone
 	}
-	text := err.Error()
+	text := f.badValue(err.Error())
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		var names []string
 		f.VisitAll(func(d *flag.Flag) { names = append(names, dashed(d.Name)) })
@@ -73,6 +75,38 @@ func (f *flags) refuse(err error) int {
 	}
 	fmt.Fprintf(f.p.stderr, "lsmtpd %s: %s\nSee \"lsmtpd %s --help\".\n", f.Name(), text, f.Name())
 	return exitUsage
+}
+
+var (
+	badValue  = regexp.MustCompile(`^invalid (?:boolean )?value ("(?:[^"\\]|\\.)*") for (?:flag )?-([^:]+): (.*)$`)
+	noValueOf = regexp.MustCompile(`^flag needs an argument: -(.+)$`)
+)
+
+// badValue says for people what the standard flag set says of a value; any other text is returned as it is.
+func (f *flags) badValue(text string) string {
+	if m := noValueOf.FindStringSubmatch(text); m != nil {
+		return dashed(m[1]) + " needs a value"
+	}
+	m := badValue.FindStringSubmatch(text)
+	if m == nil {
+		return text
+	}
+	value, name, why := m[1], m[2], m[3]
+	if d := f.Lookup(name); d != nil {
+		var kind any
+		if v, ok := d.Value.(flag.Getter); ok {
+			kind = v.Get()
+		}
+		switch kind.(type) {
+		case int:
+			why = "not a whole number, or far too large"
+		case time.Duration:
+			why = "not a duration, like 30s or 5m"
+		case bool:
+			why = "neither true nor false"
+		}
+	}
+	return fmt.Sprintf("%s %s: %s", dashed(name), value, why)
 }
 
 // failed tells on stderr why the command failed and returns the exit status.

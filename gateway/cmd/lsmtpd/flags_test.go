@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,33 @@ func TestFlags_given_tells_a_default_from_the_same_value_given(t *testing.T) {
 	}
 	if !f.given("key") || f.given("bind") {
 		t.Errorf("key %v, bind %v", f.given("key"), f.given("bind"))
+	}
+}
+
+func TestFlags_with_a_bad_value_are_told_for_people(t *testing.T) {
+	for line, want := range map[string]string{
+		"--limit x":                    `--limit "x": not a whole number, or far too large`,
+		"--limit 99999999999999999999": `--limit "99999999999999999999": not a whole number, or far too large`,
+		`--limit a"b:c`:                `--limit "a\"b:c": not a whole number, or far too large`,
+		"--wait soon":                  `--wait "soon": not a duration, like 30s or 5m`,
+		"--raw=perhaps":                `--raw "perhaps": neither true nor false`,
+		"--limit":                      `--limit needs a value`,
+		"--own x":                      `--own "x": a reason of its own`,
+	} {
+		var stderr bytes.Buffer
+		f := (&program{stderr: &stderr}).flags("x", "")
+		f.Int("limit", 0, "")
+		f.Duration("wait", 0, "")
+		f.Bool("raw", false, "")
+		f.Func("own", "", func(string) error { return errors.New("a reason of its own") })
+		_, err := f.parse(strings.Fields(line), 0)
+		if err == nil {
+			t.Fatalf("%s is taken", line)
+		}
+		f.refuse(err)
+		if got, _, _ := strings.Cut(stderr.String(), "\n"); got != "lsmtpd x: "+want {
+			t.Errorf("%s: %s", line, got)
+		}
 	}
 }
 

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"net/url"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -81,6 +84,7 @@ type access struct {
 	keeper
 	local  *gateway.Spooled // where no daemon runs, else nil
 	config *config.Config   // with local
+	broken bool             // config has faults, and its broker may not be the one that is meant
 }
 
 // close gives the spool up.
@@ -104,8 +108,14 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 			return nil, err
 		}
 		_, c, faults := routes.Read(*path, nil)
+		if faults != nil && namesSocket(c) {
+			printFaults(f.p.stderr, faults) // else they are told already
+		}
+		if faults != nil && !said(c, faults, "spool.dir") {
+			return nil, err
+		}
 		if faults != nil {
-			return nil, err // they are told already
+			fmt.Fprintf(f.p.stderr, "lsmtpd %s: the configuration is invalid, but it names the spool directory, %s\n", f.Name(), printableLine(c.Spool.Dir))
 		}
 		local, opened := openSpool(c)
 		if opened != nil {
@@ -114,8 +124,21 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		for _, warning := range local.Warnings() {
 			fmt.Fprintf(f.p.stderr, "lsmtpd: warning: %s\n", warning)
 		}
-		return &access{keeper: local, local: local, config: c}, nil
+		return &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}, nil
 	}
+}
+
+// said tells whether a configuration with faults says what key, like "spool.dir", is, and has no fault in that section: its default
+// is not believed, for the key may just be mistyped.
+func said(c *config.Config, err error, key string) bool {
+	section, _, _ := strings.Cut(key, ".")
+	faults, _ := errors.AsType[config.Faults](err)
+	for _, f := range faults {
+		if f.Key == section || strings.HasPrefix(f.Key, section+".") {
+			return false
+		}
+	}
+	return c.At(key) != c.At(section) // where it was not written, At tells of the section
 }
 
 // openSpool opens a spool that is there.
@@ -204,14 +227,15 @@ func (s *selection) filter(ids []string) (*gateway.Filter, error) {
 type found struct {
 	ids    []uuid.UUID
 	octets int64
-	sample []spool.Entry // the first of them
+	sample []spool.Entry  // the first of them
+	taken  map[string]int // how many each listener took
 }
 
 const maxSample = 10
 
 // find gathers what filter means. Each of names must mean exactly one mail.
 func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, names []string) (*found, error) {
-	all := &found{}
+	all := &found{taken: map[string]int{}}
 	looking := newProgress(p.stderr, func(int) string { return fmt.Sprintf("looking through the spool: %d found", len(all.ids)) })
 	defer looking.end()
 	for e, err := range k.Entries(ctx, filter) {
@@ -220,6 +244,7 @@ func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, na
 		}
 		all.ids = append(all.ids, e.ID)
 		all.octets += e.Size
+		all.taken[e.Listener]++
 		if len(all.sample) < maxSample {
 			all.sample = append(all.sample, e)
 		}
@@ -231,6 +256,26 @@ func (p *program) find(ctx context.Context, k keeper, filter *gateway.Filter, na
 		}
 	}
 	return all, nil
+}
+
+// listeners is how many of the mails each listener took: "2 of a, 1 of b", the most first.
+func (a *found) listeners() string {
+	names := slices.SortedFunc(maps.Keys(a.taken), func(x, y string) int {
+		return cmp.Or(cmp.Compare(a.taken[y], a.taken[x]), cmp.Compare(x, y))
+	})
+	var parts []string
+	for i, name := range names {
+		if i == maxSample {
+			parts = append(parts, fmt.Sprintf("the rest of %s more", count(len(names)-i, "listener")))
+			break
+		}
+		of := printableLine(name)
+		if name == "" {
+			of = "no known listener"
+		}
+		parts = append(parts, fmt.Sprintf("%d of %s", a.taken[name], of))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // one tells why name, the beginning of an id, does not mean one mail.

@@ -159,7 +159,10 @@ func (s *totals) text(now time.Time, selected bool) string {
 
 // bad lists the files that could not be read.
 func (l *listing) bad(ctx context.Context, k keeper) error {
-	rows := &table{out: l.out, width: l.width, columns: []column{{title: "FILE"}, {title: "MOVED"}, {title: "REASON", cut: cutEnd}}}
+	rows := &table{out: l.out, width: l.width, columns: []column{{title: "FILE"}, {title: "MOVED"}, {title: "REASON"}}}
+	if l.width > 0 {
+		rows.columns, rows.below, rows.wrap = rows.columns[:2], []string{"REASON"}, true // all of it is wanted, be it long
+	}
 	n, more := 0, false
 	for e, err := range k.Bad(ctx) {
 		if err != nil {
@@ -173,8 +176,10 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 		n++
 		if l.json {
 			_, err = l.out.Write(jsonLine(&e))
+		} else if cells := []string{e.Name, shortAge(l.now.Sub(e.MovedAt))}; l.width > 0 {
+			err = rows.add(cells, e.Reason)
 		} else {
-			err = rows.add([]string{e.Name, shortAge(l.now.Sub(e.MovedAt)), e.Reason})
+			err = rows.add(append(cells, e.Reason))
 		}
 		if err != nil {
 			return err

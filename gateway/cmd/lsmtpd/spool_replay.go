@@ -24,19 +24,22 @@ one does not, and may have mail sent twice, with the same message-id.
 
 With --to the mail goes elsewhere: EXCHANGE:KEY, or :QUEUE for the default
 exchange. The first colon is the one between them. From then on that is its
-destination, whether it can be sent now or not. Files that LSMTPD left behind do
-not say where they go, and need it.
+destination, whether it can be sent now or not: that is changed first, on disk,
+and then it is tried. A destination that the broker calls missing is refused
+before anything is changed; "spool show" tells where a mail went before. More
+than one mail is changed only after it was shown and told yes. Files that LSMTPD
+left behind do not say where they go, and need it.
 
 flags:
 {flags}
 
-exit status: 0 all of it is delivered, or there was none, 1 some is left, 2
-wrong usage or no daemon on --socket
+exit status: 0 all of it is delivered, or there was none, 1 some is left, or the
+answer was not yes, 2 wrong usage, nobody to ask, or no daemon on --socket
 
 examples:
   lsmtpd spool replay 3f2a91c0
   lsmtpd spool replay --failed --exchange tenant-a
-  lsmtpd spool replay --listener tenant-a --to dead-letters:tenant-a
+  lsmtpd spool replay --listener tenant-a --to dead-letters:tenant-a --yes
 `
 
 func runSpoolReplay(p *program, args []string) int {
@@ -44,6 +47,7 @@ func runSpoolReplay(p *program, args []string) int {
 	open := f.spool()
 	selected := f.selection("recipient").withAll()
 	elsewhere := f.String("to", "", "send it to this `EXCHANGE:KEY` instead")
+	yes := f.Bool("yes", false, "do not ask before --to changes the destination of more than one mail")
 	operands, err := f.parse(args, len(args))
 	if err != nil {
 		return f.refuse(err)
@@ -61,8 +65,10 @@ func runSpoolReplay(p *program, args []string) int {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	go p.stopOnSignal(ctx, stop)
-	err = p.replay(ctx, open, &order{filter, operands, to})
+	err = p.replay(ctx, open, &order{filter, operands, to, *yes})
 	switch {
+	case errors.Is(err, errNobodyToAsk):
+		return f.refuse(err)
 	case errors.Is(err, errLeft):
 		return exitFailed
 	case errors.Is(err, context.Canceled):
@@ -79,6 +85,9 @@ func parseDestination(s string) (*gateway.Destination, error) {
 	if !ok {
 		return nil, fmt.Errorf("--to %q names no destination, which is EXCHANGE:KEY, or :QUEUE (recipients are selected with --recipient)", s)
 	}
+	if exchange == "" && key == "" {
+		return nil, fmt.Errorf("--to %q names neither an exchange nor a queue: it is EXCHANGE:KEY, or :QUEUE", s)
+	}
 	return &gateway.Destination{Exchange: exchange, RoutingKey: key}, nil
 }
 
@@ -87,10 +96,15 @@ type order struct {
 	filter *gateway.Filter
 	names  []string             // each means one mail
 	to     *gateway.Destination // nil: where it belongs
+	yes    bool                 // nobody is asked
 }
 
-// errLeft tells that some mail stays, which is told already.
-var errLeft = errors.New("some mail stays")
+var (
+	// errLeft tells that some mail stays, which is told already.
+	errLeft = errors.New("some mail stays")
+	// errNobodyToAsk is wrong usage.
+	errNobodyToAsk = errors.New("there is no terminal to ask on: --yes changes the destination of more than one mail without asking")
+)
 
 // replay sends what o means, and tells what became of it.
 func (p *program) replay(ctx context.Context, open func(context.Context) (*access, error), o *order) error {
@@ -99,6 +113,9 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		return err
 	}
 	defer a.close()
+	if a.broken {
+		return errors.New("the configuration is invalid and may name another broker than is meant: mend it first")
+	}
 	some, err := p.find(ctx, a, o.filter, o.names)
 	if err != nil {
 		return err
@@ -107,17 +124,24 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return nil
 	}
+	if err := p.agreedTo(ctx, some, o); err != nil {
+		return err
+	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)
+	var away error
 	if a.local != nil {
-		err = a.local.Connect(ctx, a.config)
+		away = a.local.Connect(ctx, a.config)
 	}
-	if err == nil {
+	if err = away; away == nil || o.to != nil && errors.Is(away, gateway.ErrAway) { // a new destination needs no broker
 		err = a.Replay(ctx, some.ids, o.to, func(outcome gateway.Outcome) error {
 			sum.add(outcome)
 			bar.step()
 			return nil
 		})
+	}
+	if away != nil && errors.Is(err, gateway.ErrAway) {
+		err = away // says more
 	}
 	bar.end()
 	if err == nil || sum.done() > 0 {
@@ -134,6 +158,31 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		return errLeft
 	}
 	return nil
+}
+
+// agreedTo asks where o changes the destination of more than one mail, and tells why it must not.
+func (p *program) agreedTo(ctx context.Context, some *found, o *order) error {
+	if o.to == nil || o.yes || len(some.ids) == 1 {
+		return nil
+	}
+	if !isTerminal(p.stdin) {
+		return errNobodyToAsk
+	}
+	answer := make(chan bool, 1)
+	go func() {
+		answer <- p.agreed(some, fmt.Sprintf("Send %s (%s) to exchange %q with key %q, now and from now on?",
+			count(len(some.ids), "mail"), some.listeners(), o.to.Exchange, o.to.RoutingKey))
+	}()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case agreed := <-answer:
+		if agreed {
+			return nil
+		}
+	}
+	fmt.Fprintln(p.stderr, "Nothing is changed.")
+	return errLeft
 }
 
 // remains is "1 mail stays" or "2 mails stay".

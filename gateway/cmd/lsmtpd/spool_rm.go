@@ -16,7 +16,8 @@ const spoolRmHelp = `usage: lsmtpd spool rm [FLAGS] ID...
        lsmtpd spool rm [FLAGS] --all | flags that select
 
 Removes mail for good, after it has shown what would go and was told yes. Mail
-that is just being published stays. An ID may be cut to its first digits while
+that is just being published is awaited for up to 30 seconds: when it is not
+delivered, it goes too, and when that is undecided, it stays. An ID may be cut to its first digits while
 they are one mail's; flags that select must all hold.
 
 What a client was told 250 for is lost by this: keep a copy of what you are not
@@ -63,7 +64,7 @@ func runSpoolRm(p *program, args []string) int {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return exitDone
 	}
-	if !*yes && !p.agreed(some) {
+	if !*yes && !p.agreed(some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
 		fmt.Fprintln(p.stderr, "Nothing is removed.")
 		return exitFailed
 	}
@@ -85,8 +86,8 @@ func runSpoolRm(p *program, args []string) int {
 	return exitDone
 }
 
-// agreed shows what would go and asks for it.
-func (p *program) agreed(some *found) bool {
+// agreed shows what a question is about, and asks it.
+func (p *program) agreed(some *found, question string) bool {
 	out := bufio.NewWriter(p.stderr)
 	rows, now := newMailTable(out, terminalWidth(p.stderr)), time.Now()
 	for i := range some.sample {
@@ -96,7 +97,7 @@ func (p *program) agreed(some *found) bool {
 	if more := len(some.ids) - len(some.sample); more > 0 {
 		fmt.Fprintf(out, "… and %d more\n", more)
 	}
-	fmt.Fprintf(out, "Remove %s, %s, for good? [y/N] ", count(len(some.ids), "mail"), sizeText(some.octets))
+	fmt.Fprintf(out, "%s [y/N] ", question)
 	if out.Flush() != nil {
 		return false
 	}

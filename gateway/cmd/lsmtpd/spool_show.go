@@ -107,6 +107,9 @@ func mailText(m *gateway.SpooledMail, now time.Time) string {
 	} else {
 		line("destination", fmt.Sprintf("exchange %q, key %q, format %s", m.Exchange, m.RoutingKey, m.Format))
 	}
+	if was := m.AcceptedFor; was != nil {
+		line("accepted for", fmt.Sprintf("exchange %q, key %q", was.Exchange, was.RoutingKey))
+	}
 	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
 		line("", name+": "+m.Headers[name])
 	}

@@ -21,6 +21,7 @@ const (
 type summary struct {
 	total   int // mails it was to work on
 	results map[gateway.Result]int
+	moved   int // mails that stay, and have the destination that they were given
 	reasons map[reason]*named
 }
 
@@ -43,6 +44,12 @@ func (s *summary) add(o gateway.Outcome) {
 	s.results[o.Result]++
 	if !stays(o.Result) {
 		return
+	}
+	if o.Moved {
+		s.moved++
+	}
+	if o.Result == gateway.Untried {
+		return // why is the error of them all
 	}
 	why := reason{o.Result, o.Reason}
 	of := s.reasons[why]
@@ -94,7 +101,7 @@ func (s *summary) counts(rest string) string {
 		{s.results[gateway.Undecided], "unconfirmed"},
 		{s.results[gateway.Busy], "being published"},
 		{s.results[gateway.Failed], "failed"},
-		{s.total - s.done(), rest},
+		{s.total - s.done() + s.results[gateway.Untried], rest},
 	} {
 		if of.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", of.n, of.what))
@@ -124,6 +131,9 @@ func (s *summary) text() string {
 			ids = append(ids, "…")
 		}
 		fmt.Fprintf(&b, "  %d %s: %s (%s)\n", of.n, why.result, printableLine(why.text), strings.Join(ids, ", "))
+	}
+	if s.moved > 0 {
+		fmt.Fprintf(&b, "  %s in the spool with the new destination\n", remains(s.moved))
 	}
 	return b.String()
 }

@@ -29,6 +29,7 @@ type table struct {
 	width   int // 0 is no limit
 	columns []column
 	below   []string // the titles of the lines below rows
+	wrap    bool     // what is below a row takes as many lines as it needs
 
 	rows   []row // until the widths are decided
 	widths []int // of the columns; nil until then
@@ -143,11 +144,34 @@ func (t *table) print(r row) error {
 		b.WriteString(cell)
 	}
 	line := strings.TrimRight(b.String(), " ") + "\n"
-	if len(r.below) > 0 {
+	if t.wrap {
+		line += wrapped(strings.Join(r.below, gap), t.width)
+	} else if len(r.below) > 0 {
 		line += below(r.below, t.width) + "\n"
 	}
 	_, err := t.out.WriteString(line)
 	return err
+}
+
+// wrapped is text in indented lines that are no longer than width, broken between words where it can be.
+func wrapped(text string, width int) string {
+	const indent = "  "
+	room := max(width-len(indent), 1)
+	var b strings.Builder
+	for rest := []rune(text); len(rest) > 0; {
+		n := min(room, len(rest))
+		if n < len(rest) {
+			for at := n; at > room/2; at-- {
+				if rest[at] == ' ' {
+					n = at
+					break
+				}
+			}
+		}
+		b.WriteString(indent + strings.TrimSpace(string(rest[:n])) + "\n")
+		rest = []rune(strings.TrimLeft(string(rest[n:]), " "))
+	}
+	return b.String()
 }
 
 // below is the line under a row. Where there is not room for all, what is told with the first text gets half of it.

@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +155,50 @@ func TestA_summary_counts_what_stays_and_groups_the_reasons(t *testing.T) {
 	}
 	if s.left() != 8 {
 		t.Errorf("%d are left", s.left())
+	}
+}
+
+func TestThe_reason_of_a_bad_file_is_whole_on_a_terminal_in_lines_that_fit(t *testing.T) {
+	reason := "head: json: unknown field \"priority\", " + strings.Repeat("and more words ", 10) + strings.Repeat("x", 200) + " \x1b[2J end"
+	var b bytes.Buffer
+	out := bufio.NewWriter(&b)
+	l := &listing{out: out, width: 80, now: time.Now()}
+	if err := l.bad(t.Context(), badOnly{e: spool.BadEntry{Name: fileID(1).String() + ".json", Reason: reason, MovedAt: l.now}}); err != nil {
+		t.Fatal(err)
+	}
+	out.Flush()
+	for line := range strings.Lines(b.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 && !strings.HasPrefix(line, "1 file") {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	squeeze := strings.NewReplacer(" ", "", "\n", "")
+	if got := squeeze.Replace(b.String()); !strings.Contains(got, squeeze.Replace(printableLine(reason))) {
+		t.Errorf("the reason is not whole:\n%s", b.String())
+	}
+}
+
+// badOnly is a keeper of one file in bad/.
+type badOnly struct {
+	keeper
+	e spool.BadEntry
+}
+
+func (b badOnly) Bad(context.Context) iter.Seq2[spool.BadEntry, error] {
+	return func(yield func(spool.BadEntry, error) bool) { yield(b.e, nil) }
+}
+
+func TestListeners_are_counted_the_most_mails_first_and_only_some_are_named(t *testing.T) {
+	few := found{taken: map[string]int{"b": 2, "a": 2, "\x1b[2J": 3, "": 1}}
+	if got, want := few.listeners(), `3 of \x1b[2J, 2 of a, 2 of b, 1 of no known listener`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	many := found{taken: map[string]int{}}
+	for i := range maxSample + 2 {
+		many.taken[fmt.Sprint(i)] = 100 - i
+	}
+	if got := many.listeners(); !strings.HasPrefix(got, "100 of 0, ") || !strings.HasSuffix(got, "91 of 9, the rest of 2 listeners more") {
+		t.Error(got)
 	}
 }
 
