@@ -14,10 +14,22 @@ const (
 	Type  = "lsmtpd.mail.v1"
 )
 
+// MaxTable is the most octets of a header table: it must fit in one frame, and brokers take frames of 128 KiB unless told otherwise.
+const MaxTable = 64 << 10
+
 const (
-	maxShort = 255      // octets of a short string: exchange, routing key, header name (AMQP 0-9-1 section 4.2.5.3)
-	maxTable = 64 << 10 // octets of a header table: it must fit in one frame
+	maxShort      = 255 // octets of a short string: exchange, routing key, header name (AMQP 0-9-1 section 4.2.5.3)
+	besideTable   = 128 // octets at most of a content header frame beside its table, the frame's own eight included
+	leastFrameMax = 4096
 )
+
+// TableIn returns how many octets of a header table one frame has room for, where frames have frameMax octets; 0 is no limit.
+func TableIn(frameMax int) int {
+	if frameMax <= 0 {
+		return MaxTable
+	}
+	return min(max(frameMax, leastFrameMax)-besideTable, MaxTable)
+}
 
 // ContentType returns the AMQP property content-type.
 func (d *Delivery) ContentType() string {
@@ -82,10 +94,10 @@ func (e *Envelope) fields() [8]field {
 	}
 }
 
-// Fit returns how many of d's recipients, from the first, one message's header table has room for. What is over goes into further
-// deliveries. It is 0 where not even one fits, because the configuration's headers are too large.
-func (d *Delivery) Fit() int {
-	room := maxTable - d.tableSize()
+// Fit returns how many of d's recipients, from the first, a header table of so many octets has room for. What is over goes into
+// further deliveries. It is 0 where not even one fits, because the configuration's headers are too large.
+func (d *Delivery) Fit(table int) int {
+	room := table - d.tableSize()
 	if room < 0 {
 		return 0
 	}
@@ -124,9 +136,12 @@ func (d *Delivery) tableSize() int {
 	return n
 }
 
-// Check tells why d must not be published: one field too long for AMQP would close the connection for everybody, and one that is
-// not UTF-8 would come out of the spool as another.
-func (d *Delivery) Check() error {
+// Check tells why d must not be published by any broker: one field too long for AMQP would close the connection for everybody, and
+// one that is not UTF-8 would come out of the spool as another.
+func (d *Delivery) Check() error { return d.CheckWithin(MaxTable) }
+
+// CheckWithin is Check for a broker that takes header tables of so many octets.
+func (d *Delivery) CheckWithin(table int) error {
 	switch {
 	case d.Format != JSON && d.Format != Raw:
 		return fmt.Errorf("unknown format %q", d.Format)
@@ -147,8 +162,9 @@ func (d *Delivery) Check() error {
 			return fmt.Errorf("header %q is not UTF-8", name)
 		}
 	}
-	if n := d.Fit(); n < len(d.Recipients) {
-		return fmt.Errorf("header table over %d octets: %d of %d recipients fit", maxTable, n, len(d.Recipients))
+	if n := d.Fit(table); n < len(d.Recipients) {
+		return fmt.Errorf("header table over the %d octets that one frame of the broker takes: %d of %d recipients fit",
+			table, n, len(d.Recipients))
 	}
 	return nil
 }

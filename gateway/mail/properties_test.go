@@ -118,16 +118,16 @@ func TestFit_tells_how_many_recipients_one_header_table_takes(t *testing.T) {
 			d.Recipients = append(d.Recipients, address.Address{Local: fmt.Sprintf("user%0*d", 1+i%40, i), Domain: "example.org"})
 		}
 		all := d.Recipients
-		n := d.Fit()
+		n := d.Fit(MaxTable)
 		d.Recipients = all[:n]
-		if size := len(tableOctets(d.AMQPHeaders())); n > 0 && size > maxTable {
+		if size := len(tableOctets(d.AMQPHeaders())); n > 0 && size > MaxTable {
 			r.Fatalf("%d recipients make a table of %d octets", n, size)
 		}
 		if n == len(all) {
 			return
 		}
 		d.Recipients = all[:n+1]
-		if size := len(tableOctets(d.AMQPHeaders())); size <= maxTable {
+		if size := len(tableOctets(d.AMQPHeaders())); size <= MaxTable {
 			r.Fatalf("%d recipients make a table of only %d octets, but Fit said %d", n+1, size, n)
 		}
 		if d.Check() == nil {
@@ -139,11 +139,11 @@ func TestFit_tells_how_many_recipients_one_header_table_takes(t *testing.T) {
 func TestFit_passes_every_recipient_of_json(t *testing.T) {
 	d := sample(t, JSON, "x\r\n")
 	d.Recipients = make([]address.Address, 100000)
-	if n := d.Fit(); n != 100000 {
+	if n := d.Fit(MaxTable); n != 100000 {
 		t.Errorf("Fit() = %d", n)
 	}
-	d.Headers = map[string]string{"too": strings.Repeat("x", maxTable)}
-	if n := d.Fit(); n != 0 {
+	d.Headers = map[string]string{"too": strings.Repeat("x", MaxTable)}
+	if n := d.Fit(MaxTable); n != 0 {
 		t.Errorf("Fit() = %d beside headers that leave no room", n)
 	}
 }
@@ -163,7 +163,7 @@ func TestCheck_refuses_what_would_close_the_connection(t *testing.T) {
 		"routing key's UTF-8": {func(d *Delivery) { d.RoutingKey = "\xff" }, "not UTF-8"},
 		"header name":         {func(d *Delivery) { d.Headers = map[string]string{long: ""} }, "header name of 256 octets"},
 		"header's UTF-8":      {func(d *Delivery) { d.Headers = map[string]string{"a": "\xff"} }, `header "a" is not UTF-8`},
-		"header table":        {func(d *Delivery) { d.Headers = map[string]string{"a": strings.Repeat("x", maxTable)} }, "0 of 2 recipients"},
+		"header table":        {func(d *Delivery) { d.Headers = map[string]string{"a": strings.Repeat("x", MaxTable)} }, "0 of 2 recipients"},
 		"no recipient":        {func(d *Delivery) { d.Recipients = nil }, "no recipient"},
 	} {
 		t.Run(name, func(t *testing.T) {

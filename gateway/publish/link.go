@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"lsmtpd/gateway/mail"
 	"lsmtpd/routes/config"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -27,6 +28,7 @@ type link struct {
 	gone        chan struct{}                // closed when the connection is
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
 	unconfirmed sync.WaitGroup               // published, and no result yet
+	table       int                          // octets of a header table that one of its frames has room for
 	patience    time.Duration                // longest wait for those when the link is retired
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
 
@@ -75,6 +77,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 		return nil, away(l.broker, err, wire{onWire, patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
+	l.table = mail.TableIn(l.amqp.Config.FrameSize)
 	closed := l.amqp.NotifyClose(make(chan *amqp.Error, 1))
 	blockings := l.amqp.NotifyBlocked(make(chan amqp.Blocking, 16))
 	go l.watch(closed, blockings)

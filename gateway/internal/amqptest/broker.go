@@ -39,6 +39,7 @@ type Broker struct {
 	login     Login
 	logins    []Login
 	vhost     string
+	frameMax  int
 	alarm     string // what the broker is blocked for; "" is nothing
 	calm      chan struct{}
 	exchanges map[string]State
@@ -80,6 +81,7 @@ func StartTLS(t testing.TB, c *tls.Config) *Broker {
 		script:    (*Publish).Ack,
 		login:     Login{"guest", "guest"},
 		vhost:     "/",
+		frameMax:  frameMax,
 		exchanges: map[string]State{},
 		queues:    map[string]State{},
 		changed:   make(chan struct{}),
