@@ -40,8 +40,8 @@ func TestWhat_was_asked_of_notifications_travels_in_the_headers_of_raw(t *testin
 			t.Errorf("%s: %q, and nobody asked", name, v)
 		}
 	}
-	if len(asking(t, JSON).AMQPHeaders()) != 1 {
-		t.Error("the headers of json tell more than the configuration's")
+	if len(asking(t, JSON).AMQPHeaders()) != 2 {
+		t.Error("the headers of json tell more than the trace and the configuration's")
 	}
 }
 

@@ -1,11 +1,14 @@
 package mail
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // What the AMQP properties app-id and type of every message say.
@@ -39,20 +42,15 @@ func (d *Delivery) ContentType() string {
 	return "application/json"
 }
 
-// AMQPHeaders returns the header table, nil for an empty one. It is the same live and replayed but for lsmtpd-spooled. Its values
+// AMQPHeaders returns the header table. It is the same live and replayed but for lsmtpd-spooled. Its values
 // are string, int64 and []any of string.
 func (d *Delivery) AMQPHeaders() map[string]any {
-	n := len(d.Headers)
+	n := len(d.Headers) + 2
 	if d.Format == Raw {
 		n += 10
 	}
-	if !d.SpooledAt.IsZero() {
-		n++
-	}
-	if n == 0 {
-		return nil
-	}
 	h := make(map[string]any, n)
+	h["traceparent"] = d.traceParent()
 	for name, value := range d.Headers {
 		h[name] = value
 	}
@@ -73,6 +71,26 @@ func (d *Delivery) AMQPHeaders() map[string]any {
 	}
 	return h
 }
+
+// traceParent is W3C Trace Context's: the trace is the mail, the span is the delivery, so that they are the same live and replayed.
+func (d *Delivery) traceParent() string {
+	trace, span := d.Envelope.ID, d.ID[8:] // never all zero in a version 4 UUID: the variant is there
+	if trace == uuid.Nil {
+		trace = d.ID // LSMTPD's own files name no mail
+	}
+	if [8]byte(span) == [8]byte{} {
+		span = d.ID[:8]
+	}
+	b := make([]byte, 0, len(traceParent))
+	b = append(b, "00-"...)
+	b = hex.AppendEncode(b, trace[:])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, span)
+	return string(append(b, "-01"...))
+}
+
+// traceParent is as long as each.
+const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 type field struct{ name, value string }
 
@@ -123,7 +141,7 @@ func (d *Delivery) Fit(table int) int {
 // lsmtpd-spooled is counted always, so that what fits live fits in a replay.
 func (d *Delivery) tableSize() int {
 	long := func(name, value string) int { return 1 + len(name) + 1 + 4 + len(value) }
-	n := 4 + long("lsmtpd-spooled", stamp)
+	n := 4 + long("lsmtpd-spooled", stamp) + long("traceparent", traceParent)
 	for name, value := range d.Headers {
 		n += long(name, value)
 	}
