@@ -74,7 +74,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, wire{onWire, patience})
+		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	l.table = mail.TableIn(l.amqp.Config.FrameSize)
@@ -82,6 +82,18 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 	blockings := l.amqp.NotifyBlocked(make(chan amqp.Blocking, 16))
 	go l.watch(closed, blockings)
 	return l, nil
+}
+
+// noted is a way to log in that notes when it was taken.
+type noted struct {
+	amqp.Authentication
+	link *link
+}
+
+// Response returns what is sent, and notes that it is.
+func (n noted) Response() string {
+	n.link.conn.asked.Store(true)
+	return n.Authentication.Response()
 }
 
 // settings are for a handshake until the deadline of ctx. They are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
@@ -100,7 +112,9 @@ func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp
 			return l.conn, err
 		},
 	}
-	settings.SASL = credentials(c, uri)
+	for _, way := range credentials(c, uri) {
+		settings.SASL = append(settings.SASL, noted{way, l})
+	}
 	if uri.Scheme != "amqps" {
 		return settings, nil
 	}
