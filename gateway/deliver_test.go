@@ -256,7 +256,7 @@ func TestMail_is_not_sent_to_a_destination_that_the_broker_calls_missing(t *test
 	b.Exchange("typo", amqptest.Missing)
 	b.Queue("no-queue", amqptest.Missing)
 	before := d.left()
-	for _, to := range []Destination{{"typo", "k"}, {"", "no-queue"}} {
+	for _, to := range []Destination{{Exchange: "typo", RoutingKey: "k"}, {RoutingKey: "no-queue"}} {
 		got := told{}
 		err := d.Replay(t.Context(), d.ids, &to, got.each)
 		if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "NOT_FOUND") || len(got) > 0 || len(b.Published()) > 0 {
@@ -269,7 +269,7 @@ func TestMail_is_not_sent_to_a_destination_that_the_broker_calls_missing(t *test
 		}
 	}
 	got := told{}
-	if err := d.Replay(t.Context(), d.ids, &Destination{"", "a-queue"}, got.each); err != nil || got[Delivered] != 2 {
+	if err := d.Replay(t.Context(), d.ids, &Destination{RoutingKey: "a-queue"}, got.each); err != nil || got[Delivered] != 2 {
 		t.Errorf("to a queue that is there: %v, %v", got, err)
 	}
 }

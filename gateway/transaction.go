@@ -168,7 +168,7 @@ func (t *transaction) conclude(deliveries []*mail.Delivery, tickets []*publish.T
 
 // deliveries makes one AMQP message of each batch, more where its recipients do not fit in one header table.
 func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Reply) {
-	most := t.running.table.Config.AMQP.MaxMessageSize
+	most, table := t.running.table.Config.AMQP.MaxMessageSize, t.gateway.publisher.MaxTable()
 	deliveries := make([]*mail.Delivery, 0, len(t.batches))
 	for i, b := range t.batches {
 		dsn := t.asked(i)
@@ -187,7 +187,7 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 			if len(deliveries) > 0 {
 				d.ID = uuid.New()
 			}
-			n := d.Fit()
+			n := d.Fit(table)
 			if n == 0 {
 				t.gateway.log.Error("the configured headers of a destination are too large for AMQP",
 					"listener", t.listener.Name, "exchange", b.Exchange, "routing_key", b.RoutingKey)

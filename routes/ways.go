@@ -8,7 +8,11 @@ type Way struct {
 	Route    int     // its number from 0; -1 is the listener's own destination
 	Exchange *string // nil where mail decides it
 	Key      *string // nil where mail decides it
+	Shape    string  // the key; Unknown stands for each part that mail decides
 }
+
+// Unknown is no octet of any key that is configured.
+const Unknown = "\x00"
 
 // At is the key that says where it goes, for Listener.Fault and RouteFault.
 func (w *Way) At() string {
@@ -43,7 +47,15 @@ func (r *Route) way(l *Listener, number int) Way {
 	case r.key == nil:
 		w.Key = new(string)
 	case r.key.isLiteral():
-		w.Key = &r.key.text
+		w.Key, w.Shape = &r.key.text, r.key.text
+	default:
+		for _, p := range r.key.parts {
+			if p.name == literal {
+				w.Shape += p.text
+			} else {
+				w.Shape += Unknown
+			}
+		}
 	}
 	return w
 }

@@ -229,6 +229,10 @@ type message struct {
 
 func wantMessage(t *testing.T, d amqp.Delivery, want message) {
 	t.Helper()
+	if trace, _ := d.Headers["traceparent"].(string); !strings.HasPrefix(trace, "00-") {
+		t.Errorf("traceparent %q", trace)
+	}
+	delete(d.Headers, "traceparent")
 	got := message{d.RoutingKey, d.ContentType, d.MessageId, d.Headers}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("message  %v\nwant     %v", got, want)

@@ -76,3 +76,15 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	})
 }
+
+func BenchmarkAMQPHeaders(b *testing.B) {
+	for _, format := range []string{JSON, Raw} {
+		d := sample(b, format, "x\r\n")
+		b.Run(format, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = d.AMQPHeaders()
+			}
+		})
+	}
+}

@@ -40,8 +40,8 @@ func TestWhat_was_asked_of_notifications_travels_in_the_headers_of_raw(t *testin
 			t.Errorf("%s: %q, and nobody asked", name, v)
 		}
 	}
-	if len(asking(t, JSON).AMQPHeaders()) != 1 {
-		t.Error("the headers of json tell more than the configuration's")
+	if len(asking(t, JSON).AMQPHeaders()) != 2 {
+		t.Error("the headers of json tell more than the trace and the configuration's")
 	}
 }
 
@@ -89,14 +89,14 @@ func TestFit_counts_what_was_asked_of_notifications(t *testing.T) {
 			d.DSN = append(d.DSN, DSN{"FAILURE", "rfc822;" + strings.Repeat("x", i%490)})
 		}
 		recipients, dsn := d.Recipients, d.DSN
-		n := d.Fit()
+		n := d.Fit(MaxTable)
 		d.Recipients, d.DSN = recipients[:n], dsn[:n]
-		if size := len(tableOctets(d.AMQPHeaders())); size > maxTable {
+		if size := len(tableOctets(d.AMQPHeaders())); size > MaxTable {
 			r.Fatalf("%d recipients make a table of %d octets", n, size)
 		}
 		if n < len(recipients) {
 			d.Recipients, d.DSN = recipients[:n+1], dsn[:n+1]
-			if size := len(tableOctets(d.AMQPHeaders())); size <= maxTable {
+			if size := len(tableOctets(d.AMQPHeaders())); size <= MaxTable {
 				r.Fatalf("%d recipients make a table of only %d octets, but Fit said %d", n+1, size, n)
 			}
 		}

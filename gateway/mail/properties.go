@@ -1,11 +1,14 @@
 package mail
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // What the AMQP properties app-id and type of every message say.
@@ -14,10 +17,22 @@ const (
 	Type  = "lsmtpd.mail.v1"
 )
 
+// MaxTable is the most octets of a header table: it must fit in one frame, and brokers take frames of 128 KiB unless told otherwise.
+const MaxTable = 64 << 10
+
 const (
-	maxShort = 255      // octets of a short string: exchange, routing key, header name (AMQP 0-9-1 section 4.2.5.3)
-	maxTable = 64 << 10 // octets of a header table: it must fit in one frame
+	maxShort      = 255 // octets of a short string: exchange, routing key, header name (AMQP 0-9-1 section 4.2.5.3)
+	besideTable   = 128 // octets at most of a content header frame beside its table, the frame's own eight included
+	leastFrameMax = 4096
 )
+
+// TableIn returns how many octets of a header table one frame has room for, where frames have frameMax octets; 0 is no limit.
+func TableIn(frameMax int) int {
+	if frameMax <= 0 {
+		return MaxTable
+	}
+	return min(max(frameMax, leastFrameMax)-besideTable, MaxTable)
+}
 
 // ContentType returns the AMQP property content-type.
 func (d *Delivery) ContentType() string {
@@ -27,20 +42,15 @@ func (d *Delivery) ContentType() string {
 	return "application/json"
 }
 
-// AMQPHeaders returns the header table, nil for an empty one. It is the same live and replayed but for lsmtpd-spooled. Its values
+// AMQPHeaders returns the header table. It is the same live and replayed but for lsmtpd-spooled. Its values
 // are string, int64 and []any of string.
 func (d *Delivery) AMQPHeaders() map[string]any {
-	n := len(d.Headers)
+	n := len(d.Headers) + 2
 	if d.Format == Raw {
 		n += 10
 	}
-	if !d.SpooledAt.IsZero() {
-		n++
-	}
-	if n == 0 {
-		return nil
-	}
 	h := make(map[string]any, n)
+	h["traceparent"] = d.traceParent()
 	for name, value := range d.Headers {
 		h[name] = value
 	}
@@ -62,6 +72,26 @@ func (d *Delivery) AMQPHeaders() map[string]any {
 	return h
 }
 
+// traceParent is W3C Trace Context's: the trace is the mail, the span is the delivery, so that they are the same live and replayed.
+func (d *Delivery) traceParent() string {
+	trace, span := d.Envelope.ID, d.ID[8:] // never all zero in a version 4 UUID: the variant is there
+	if trace == uuid.Nil {
+		trace = d.ID // LSMTPD's own files name no mail
+	}
+	if [8]byte(span) == [8]byte{} {
+		span = d.ID[:8]
+	}
+	b := make([]byte, 0, len(traceParent))
+	b = append(b, "00-"...)
+	b = hex.AppendEncode(b, trace[:])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, span)
+	return string(append(b, "-01"...))
+}
+
+// traceParent is as long as each.
+const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 type field struct{ name, value string }
 
 // fields returns what the headers of Raw say of the envelope in plain strings.
@@ -82,10 +112,10 @@ func (e *Envelope) fields() [8]field {
 	}
 }
 
-// Fit returns how many of d's recipients, from the first, one message's header table has room for. What is over goes into further
-// deliveries. It is 0 where not even one fits, because the configuration's headers are too large.
-func (d *Delivery) Fit() int {
-	room := maxTable - d.tableSize()
+// Fit returns how many of d's recipients, from the first, a header table of so many octets has room for. What is over goes into
+// further deliveries. It is 0 where not even one fits, because the configuration's headers are too large.
+func (d *Delivery) Fit(table int) int {
+	room := table - d.tableSize()
 	if room < 0 {
 		return 0
 	}
@@ -111,7 +141,7 @@ func (d *Delivery) Fit() int {
 // lsmtpd-spooled is counted always, so that what fits live fits in a replay.
 func (d *Delivery) tableSize() int {
 	long := func(name, value string) int { return 1 + len(name) + 1 + 4 + len(value) }
-	n := 4 + long("lsmtpd-spooled", stamp)
+	n := 4 + long("lsmtpd-spooled", stamp) + long("traceparent", traceParent)
 	for name, value := range d.Headers {
 		n += long(name, value)
 	}
@@ -124,9 +154,12 @@ func (d *Delivery) tableSize() int {
 	return n
 }
 
-// Check tells why d must not be published: one field too long for AMQP would close the connection for everybody, and one that is
-// not UTF-8 would come out of the spool as another.
-func (d *Delivery) Check() error {
+// Check tells why d must not be published by any broker: one field too long for AMQP would close the connection for everybody, and
+// one that is not UTF-8 would come out of the spool as another.
+func (d *Delivery) Check() error { return d.CheckWithin(MaxTable) }
+
+// CheckWithin is Check for a broker that takes header tables of so many octets.
+func (d *Delivery) CheckWithin(table int) error {
 	switch {
 	case d.Format != JSON && d.Format != Raw:
 		return fmt.Errorf("unknown format %q", d.Format)
@@ -147,8 +180,9 @@ func (d *Delivery) Check() error {
 			return fmt.Errorf("header %q is not UTF-8", name)
 		}
 	}
-	if n := d.Fit(); n < len(d.Recipients) {
-		return fmt.Errorf("header table over %d octets: %d of %d recipients fit", maxTable, n, len(d.Recipients))
+	if n := d.Fit(table); n < len(d.Recipients) {
+		return fmt.Errorf("header table over the %d octets that one frame of the broker takes: %d of %d recipients fit",
+			table, n, len(d.Recipients))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"lsmtpd/routes/address"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"pgregory.net/rapid"
 )
@@ -19,6 +20,7 @@ func TestHeaders_of_raw_tell_the_envelope(t *testing.T) {
 	d := sample(t, Raw, "x\r\n")
 	want := map[string]any{
 		"tenant":             "a",
+		"traceparent":        wantTrace(d),
 		"lsmtpd-mail-id":     "0b5d6a1e-7d1a-4a57-8f4e-5f0a6f1c9d22",
 		"lsmtpd-listener":    "inbound",
 		"lsmtpd-sender":      "from@example.org",
@@ -43,21 +45,41 @@ func TestHeaders_of_raw_tell_the_envelope(t *testing.T) {
 	}
 }
 
-func TestHeaders_of_json_are_the_configurations_only(t *testing.T) {
+// wantTrace is the traceparent of d by another way than AMQPHeaders makes it.
+func wantTrace(d *Delivery) string { return fmt.Sprintf("00-%x-%x-01", d.Envelope.ID[:], d.ID[8:]) }
+
+func TestHeaders_of_json_are_the_trace_and_the_configurations(t *testing.T) {
 	d := sample(t, JSON, "x\r\n")
-	if got := d.AMQPHeaders(); !reflect.DeepEqual(got, map[string]any{"tenant": "a"}) {
+	if got := d.AMQPHeaders(); !reflect.DeepEqual(got, map[string]any{"tenant": "a", "traceparent": wantTrace(d)}) {
 		t.Errorf("headers %v", got)
 	}
-	d.Headers = nil
-	if got := d.AMQPHeaders(); got != nil {
-		t.Errorf("headers %v, want nil", got)
-	}
+	d.Headers = map[string]string{"traceparent": "the configuration's own"}
 	d.SpooledAt = time.Unix(0, 0)
-	if got := d.AMQPHeaders(); !reflect.DeepEqual(got, map[string]any{"lsmtpd-spooled": "1970-01-01T00:00:00.000000000+00:00"}) {
+	want := map[string]any{"traceparent": "the configuration's own", "lsmtpd-spooled": "1970-01-01T00:00:00.000000000+00:00"}
+	if got := d.AMQPHeaders(); !reflect.DeepEqual(got, want) {
 		t.Errorf("headers %v", got)
 	}
 	if d.ContentType() != "application/json" {
 		t.Error(d.ContentType())
+	}
+}
+
+func TestA_trace_is_the_mails_and_a_span_the_deliverys(t *testing.T) {
+	d := sample(t, JSON, "x\r\n")
+	d.Headers = nil
+	live := d.AMQPHeaders()["traceparent"]
+	d.SpooledAt = time.Now()
+	if replayed := d.AMQPHeaders()["traceparent"]; replayed != live || len(replayed.(string)) != len(traceParent) {
+		t.Errorf("%q replayed, %q live", replayed, live)
+	}
+	other := *d.Envelope
+	more := &Delivery{ID: uuid.New(), Envelope: &other, Format: JSON}
+	if got := more.AMQPHeaders()["traceparent"].(string); got[:36] != live.(string)[:36] || got == live {
+		t.Errorf("%q beside %q of one mail", got, live)
+	}
+	more.ID = uuid.UUID{1} // no UUID of ours, but of what somebody spooled
+	if got := more.AMQPHeaders()["traceparent"].(string); strings.Contains(got, "-0000000000000000-") {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -118,16 +140,16 @@ func TestFit_tells_how_many_recipients_one_header_table_takes(t *testing.T) {
 			d.Recipients = append(d.Recipients, address.Address{Local: fmt.Sprintf("user%0*d", 1+i%40, i), Domain: "example.org"})
 		}
 		all := d.Recipients
-		n := d.Fit()
+		n := d.Fit(MaxTable)
 		d.Recipients = all[:n]
-		if size := len(tableOctets(d.AMQPHeaders())); n > 0 && size > maxTable {
+		if size := len(tableOctets(d.AMQPHeaders())); n > 0 && size > MaxTable {
 			r.Fatalf("%d recipients make a table of %d octets", n, size)
 		}
 		if n == len(all) {
 			return
 		}
 		d.Recipients = all[:n+1]
-		if size := len(tableOctets(d.AMQPHeaders())); size <= maxTable {
+		if size := len(tableOctets(d.AMQPHeaders())); size <= MaxTable {
 			r.Fatalf("%d recipients make a table of only %d octets, but Fit said %d", n+1, size, n)
 		}
 		if d.Check() == nil {
@@ -139,11 +161,11 @@ func TestFit_tells_how_many_recipients_one_header_table_takes(t *testing.T) {
 func TestFit_passes_every_recipient_of_json(t *testing.T) {
 	d := sample(t, JSON, "x\r\n")
 	d.Recipients = make([]address.Address, 100000)
-	if n := d.Fit(); n != 100000 {
+	if n := d.Fit(MaxTable); n != 100000 {
 		t.Errorf("Fit() = %d", n)
 	}
-	d.Headers = map[string]string{"too": strings.Repeat("x", maxTable)}
-	if n := d.Fit(); n != 0 {
+	d.Headers = map[string]string{"too": strings.Repeat("x", MaxTable)}
+	if n := d.Fit(MaxTable); n != 0 {
 		t.Errorf("Fit() = %d beside headers that leave no room", n)
 	}
 }
@@ -163,7 +185,7 @@ func TestCheck_refuses_what_would_close_the_connection(t *testing.T) {
 		"routing key's UTF-8": {func(d *Delivery) { d.RoutingKey = "\xff" }, "not UTF-8"},
 		"header name":         {func(d *Delivery) { d.Headers = map[string]string{long: ""} }, "header name of 256 octets"},
 		"header's UTF-8":      {func(d *Delivery) { d.Headers = map[string]string{"a": "\xff"} }, `header "a" is not UTF-8`},
-		"header table":        {func(d *Delivery) { d.Headers = map[string]string{"a": strings.Repeat("x", maxTable)} }, "0 of 2 recipients"},
+		"header table":        {func(d *Delivery) { d.Headers = map[string]string{"a": strings.Repeat("x", MaxTable)} }, "0 of 2 recipients"},
 		"no recipient":        {func(d *Delivery) { d.Recipients = nil }, "no recipient"},
 	} {
 		t.Run(name, func(t *testing.T) {

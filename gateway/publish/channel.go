@@ -17,6 +17,9 @@ const (
 	ageSpan   = 10 * time.Second // messages published so close together have one age
 )
 
+// errRefused tells that a message was not written: channel.refusal tells why.
+var errRefused = errors.New("not to be published here")
+
 // channel is one AMQP channel in confirm mode. It does nothing but publish: any RPC beside publishes would end the connection.
 type channel struct {
 	link    *link
@@ -71,12 +74,26 @@ func openChannel(l *link) (*channel, error) {
 	}, nil
 }
 
+// refusal tells why t is not published here: nil where it may be. Its header table was measured when it was submitted, but this may
+// be another broker than then.
+func (c *channel) refusal(t *Ticket) error {
+	if t.table > c.link.table {
+		if err := t.delivery.CheckWithin(c.link.table); err != nil {
+			return err
+		}
+	}
+	return t.headers.Validate()
+}
+
 // publish hands t to the broker: persistent, mandatory. The octets of t are free afterwards.
 func (c *channel) publish(t *Ticket) (*amqp.DeferredConfirmation, error) {
+	d := t.delivery
+	if t.table > c.link.table && c.refusal(t) != nil {
+		return nil, errRefused
+	}
 	c.mu.Lock()
 	c.out[t] = t.octets
 	c.mu.Unlock()
-	d := t.delivery
 	dc, err := c.ch.PublishWithDeferredConfirm(d.Exchange, d.RoutingKey, true, false, amqp.Publishing{
 		Headers:      t.headers,
 		ContentType:  d.ContentType(),

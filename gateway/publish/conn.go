@@ -24,6 +24,7 @@ type conn struct {
 	patience atomic.Int64 // nanoseconds a write may take; 0 until the handshake is over
 	unbind   func() bool  // ends the handshake's dependence on its context
 
+	asked  atomic.Bool           // our password was the last that passed
 	failed atomic.Pointer[error] // the first that a read or write met
 
 	// guarded by mu
@@ -67,6 +68,9 @@ func (c *conn) Read(b []byte) (int, error) {
 		c.Conn.SetReadDeadline(time.Now().Add(time.Duration(d)))
 	}
 	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.asked.Store(false)
+	}
 	if err != nil {
 		c.fail(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"lsmtpd/routes/config"
@@ -28,6 +29,9 @@ func backoff(attempt int) time.Duration {
 func pause(attempt int, err error) time.Duration {
 	const slowly = 5 * time.Second
 	if refusal, ok := errors.AsType[*amqp.Error](err); ok && refusal.Code == amqp.AccessRefused {
+		return slowly + backoff(attempt)
+	}
+	if away, ok := errors.AsType[*awayError](err); ok && strings.HasSuffix(away.reason, slowRefusal) {
 		return slowly + backoff(attempt)
 	}
 	return backoff(attempt)

@@ -43,6 +43,25 @@ func (i *Inspection) Takes(exchange string, octets int64) error {
 	return i.scratch.write(exchange, make([]byte, octets))
 }
 
+// Topology tells what the broker has otherwise than t says. Only what is there is declared, which changes nothing.
+func (i *Inspection) Topology(t config.Topology) []error {
+	there := config.Topology{}
+	for _, e := range t.Exchanges {
+		if i.scratch.ask(question{exchange: e.Name}) == nil {
+			there.Exchanges = append(there.Exchanges, e)
+		}
+	}
+	for _, q := range t.Queues {
+		if i.Queue(q.Name) == nil {
+			there.Queues = append(there.Queues, q)
+		}
+	}
+	return declare(i.scratch.link, there)
+}
+
+// MaxTable returns how many octets of a header table one frame of the broker has room for, see Publisher.MaxTable.
+func (i *Inspection) MaxTable() int { return i.scratch.link.table }
+
 // Close hangs up.
 func (i *Inspection) Close() {
 	i.unbind()

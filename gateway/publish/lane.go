@@ -198,7 +198,7 @@ func (l *lane) publish(c *channel) {
 	}
 	s.dc = nil
 	s.settled()
-	if err := t.headers.Validate(); err != nil {
+	if err := c.refusal(t); err != nil {
 		l.giveUp(Result{Rejected, fmt.Errorf("not an AMQP message: %w", err)})
 		return
 	}

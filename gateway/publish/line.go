@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"lsmtpd/gateway/mail"
 	"lsmtpd/routes/config"
 )
 
@@ -241,12 +242,24 @@ func (n *line) use(l *link) {
 	}
 	n.set(nil)
 	p.heed()
+	p.measure()
 	n.hand(l)
 	if n.lazy() {
 		p.log.Info("second connection opened: large mail, mail from the spool and probes go by it", "broker", l.broker)
 		return
 	}
 	p.log.Info("broker connected", "broker", l.broker)
+}
+
+// measure notes what the connections in use negotiated. The caller holds mu.
+func (p *Publisher) measure() {
+	table := mail.MaxTable
+	for _, l := range p.lanes() {
+		if l.link != nil {
+			table = min(table, l.link.table)
+		}
+	}
+	p.table.Store(int64(table))
 }
 
 // hand gives l to the lane. The caller holds mu, so that nobody else does.

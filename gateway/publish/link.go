@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lsmtpd/gateway/mail"
 	"lsmtpd/routes/config"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -28,6 +29,7 @@ type link struct {
 	gone        chan struct{}                // closed when the connection is
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
 	unconfirmed sync.WaitGroup               // published, and no result yet
+	table       int                          // octets of a header table that one of its frames has room for
 	patience    time.Duration                // longest wait for those when the link is retired
 	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
@@ -74,13 +76,26 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, wire{onWire, patience})
+		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
+	l.table = mail.TableIn(l.amqp.Config.FrameSize)
 	closed := l.amqp.NotifyClose(make(chan *amqp.Error, 1))
 	blockings := l.amqp.NotifyBlocked(make(chan amqp.Blocking, 16))
 	go l.watch(closed, blockings)
 	return l, nil
+}
+
+// noted is a way to log in that notes when it was taken.
+type noted struct {
+	amqp.Authentication
+	link *link
+}
+
+// Response returns what is sent, and notes that it is.
+func (n noted) Response() string {
+	n.link.conn.asked.Store(true)
+	return n.Authentication.Response()
 }
 
 // settings are for a handshake until the deadline of ctx. They are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
@@ -99,7 +114,9 @@ func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp
 			return l.conn, err
 		},
 	}
-	settings.SASL = credentials(c, uri)
+	for _, way := range credentials(c, uri) {
+		settings.SASL = append(settings.SASL, noted{way, l})
+	}
 	if uri.Scheme != "amqps" {
 		return settings, nil
 	}

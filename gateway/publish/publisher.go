@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"lsmtpd/gateway/mail"
 	"lsmtpd/routes/config"
 )
 
@@ -21,6 +22,7 @@ type Publisher struct {
 	refusals  *refusals
 	retiring  sync.WaitGroup
 	answered  atomic.Int32 // which of the URLs answered last
+	table     atomic.Int64 // octets of a header table, see MaxTable
 
 	// guarded by mu, as the state of the lines
 	mu     sync.Mutex
@@ -32,8 +34,13 @@ func New(log *slog.Logger) *Publisher {
 	p := &Publisher{log: log, exchanges: newExchanges(log), breakers: newBreakers(log), refusals: newRefusals(log)}
 	p.live, p.bulk = newLane(p, "live"), newLane(p, "bulk")
 	p.bulk.whenWanted()
+	p.table.Store(mail.MaxTable)
 	return p
 }
+
+// MaxTable returns how many octets of a header table fit in one frame of the broker, as the connections in use negotiated, or those
+// that were the last.
+func (p *Publisher) MaxTable() int { return int(p.table.Load()) }
 
 func (p *Publisher) lanes() [2]*lane { return [2]*lane{p.live, p.bulk} }
 

@@ -30,6 +30,7 @@ func (e *awayError) Unwrap() error { return e.err }
 // wire is what an attempt to connect met below AMQP.
 type wire struct {
 	failure error         // the socket's first, nil where it had none: the library takes any end of the handshake for a refusal
+	asked   bool          // the last that passed was our password
 	waited  time.Duration // for the broker, at most; 0 where the connection was made
 }
 
@@ -51,6 +52,9 @@ func away(broker string, err error, on wire) *awayError {
 	return e
 }
 
+// slowRefusal is how a wrong password looks where the connect timeout is short.
+const slowRefusal = "; RabbitMQ takes as long to refuse a password: check it, or raise amqp.connect_timeout"
+
 func explain(err error, on wire) (reason string, there bool) {
 	onWire := on.failure
 	var told *amqp.Error
@@ -61,6 +65,8 @@ func explain(err error, on wire) (reason string, there bool) {
 	switch {
 	case errors.Is(onWire, context.Canceled):
 		return "was not waited for", false
+	case timedOut(onWire) && on.asked:
+		return on.silence() + slowRefusal, true
 	case timedOut(onWire) && !dialing(err):
 		return "takes the connection and " + on.silence(), true
 	case errors.Is(err, amqp.ErrVhost):

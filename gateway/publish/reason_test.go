@@ -44,6 +44,7 @@ func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) 
 	}{
 		{"nobody listens", "guest:guest", nobody, "", "is not there: connection refused", false},
 		{"wrong password", "guest:s3cret", broker, "", "refuses the user or the password", true},
+		{"wrong password, short timeout", "guest:s3cret", broker, "", "did not answer within 1s" + slowRefusal, true},
 		{"no such virtual host", "guest:guest", broker, "none", "refuses the virtual host, or the user's access to it", true},
 		{"it stays silent", "guest:guest", peer(t, func(net.Conn) {}), "", "takes the connection and did not answer within 100ms", true},
 		{"it closes at once", "guest:guest", peer(t, func(c net.Conn) { c.Close() }), "", "closed the connection", false},
@@ -52,6 +53,9 @@ func TestWhy_a_broker_is_away_is_told_in_the_same_words_each_time(t *testing.T) 
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			settings := settings("amqp://" + c.login + "@" + c.addr + "/" + c.vhost)
+			if c.name == "wrong password, short timeout" {
+				settings.ConnectTimeout = time.Second
+			}
 			if c.name == "it stays silent" {
 				settings.ConnectTimeout = 100 * time.Millisecond
 			}

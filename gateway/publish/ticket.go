@@ -67,6 +67,7 @@ type Ticket struct {
 	pooled  bool // payload is a memory.Buffer, else it is the content itself
 	content *memory.Content
 	octets  int64 // of the payload
+	table   int   // octets of a header table that it was found to fit in
 	held    int64 // of the content's hold, for it
 
 	// guarded by mu
@@ -131,7 +132,8 @@ func (t *Ticket) choose() (refusal Result) {
 	if err := p.refusing(); err != nil {
 		return Result{Unavailable, err}
 	}
-	if err := d.Check(); err != nil {
+	t.table = p.MaxTable()
+	if err := d.CheckWithin(t.table); err != nil {
 		return Result{Rejected, err} // published, it would close the connection for everybody
 	}
 	verified, err := p.exchanges.ask(d.Exchange)

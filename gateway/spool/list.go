@@ -17,20 +17,20 @@ import (
 
 // Entry is one delivery of the spool, as an operator sees it.
 type Entry struct {
-	ID            uuid.UUID `json:"id"`
-	SpooledAt     time.Time `json:"spooled_at"`
-	Size          int64     `json:"size"` // octets of the file
-	Listener      string    `json:"listener"`
-	Sender        string    `json:"sender"`
-	Recipients    []string  `json:"recipients"`
-	Exchange      string    `json:"exchange"`
-	RoutingKey    string    `json:"routing_key"`
-	Format        string    `json:"format"`
-	Attempts      int       `json:"attempts"`                 // that failed, since the daemon started
-	LastError     string    `json:"last_error,omitempty"`     // of the last attempt
-	NextTry       time.Time `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
-	NoDestination bool      `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
-	AcceptedFor   *Destination    `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
+	ID            uuid.UUID    `json:"id"`
+	SpooledAt     time.Time    `json:"spooled_at"`
+	Size          int64        `json:"size"` // octets of the file
+	Listener      string       `json:"listener"`
+	Sender        string       `json:"sender"`
+	Recipients    []string     `json:"recipients"`
+	Exchange      string       `json:"exchange"`
+	RoutingKey    string       `json:"routing_key"`
+	Format        string       `json:"format"`
+	Attempts      int          `json:"attempts"`                 // that failed, since the daemon started
+	LastError     string       `json:"last_error,omitempty"`     // of the last attempt
+	NextTry       time.Time    `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
+	NoDestination bool         `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
+	AcceptedFor   *Destination `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
 }
 
 // Entries returns what waits for the broker and LSMTPD's own files, oldest first, when what lay there at start is known, and what was put there since. What comes

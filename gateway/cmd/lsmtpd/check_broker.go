@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway"
+	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
@@ -46,6 +47,7 @@ func (p *program) checkBroker(table *routes.Table) (bool, error) {
 	for _, w := range table.Ways() {
 		i.way(&w)
 	}
+	i.topology()
 	i.size()
 	i.limits()
 	if ctx.Err() != nil {
@@ -80,7 +82,10 @@ func (i *inspection) way(w *routes.Way) {
 			err = i.broker.Queue(*w.Key)
 		}
 		result = i.result(w)
-		if err != nil {
+		switch {
+		case err != nil && i.declares(w, err):
+			result = strings.Replace(result, "ok", "declared by amqp.topology when lsmtpd starts", 1)
+		case err != nil:
 			result = answer(err)
 			i.fault(w, result)
 		}
@@ -105,12 +110,42 @@ func known(name *string) string {
 	return printableLine(strconv.Quote(*name))
 }
 
+// declares tells whether what the broker has not got is what amqp.topology declares.
+func (i *inspection) declares(w *routes.Way, err error) bool {
+	told, ok := errors.AsType[*amqp.Error](err)
+	t := i.table.Config.AMQP.Topology
+	switch {
+	case !ok || told.Code != amqp.NotFound:
+		return false
+	case *w.Exchange == "":
+		return slices.ContainsFunc(t.Queues, func(q config.Queue) bool { return q.Name == *w.Key })
+	}
+	return slices.ContainsFunc(t.Exchanges, func(e config.Exchange) bool { return e.Name == *w.Exchange })
+}
+
+// topology tells what the broker has otherwise than amqp.topology says, and of frames that make more messages of one mail.
+func (i *inspection) topology() {
+	c := i.table.Config
+	for _, err := range i.broker.Topology(c.AMQP.Topology) {
+		i.faults = append(i.faults, c.Fault("amqp.topology", err.Error()))
+	}
+	if n := i.broker.MaxTable(); n < mail.MaxTable {
+		i.warnings = append(i.warnings, c.Fault("amqp.urls", fmt.Sprintf(
+			"the broker's frame_max leaves %d octets for headers: a raw mail to many recipients becomes several messages", n)))
+	}
+}
+
 func (i *inspection) fault(w *routes.Way, message string) {
+	i.faults = append(i.faults, faultOf(w, message))
+}
+
+// faultOf is about where w is configured.
+func faultOf(w *routes.Way, message string) config.Fault {
 	f := w.Listener.Fault("exchange", message)
 	if w.Route >= 0 {
 		f = w.Listener.RouteFault(w.Route, w.At(), message)
 	}
-	i.faults = append(i.faults, f)
+	return f
 }
 
 // answer is what the broker said, without AMQP's numbers where it said anything.
@@ -126,44 +161,58 @@ func (i *inspection) result(w *routes.Way) string {
 	if *w.Exchange == "" {
 		return "ok, its queue is there"
 	}
-	queues := boundBy(i.table.Config.AMQP.Topology, *w.Exchange, w.Key)
-	if len(queues) > 0 {
+	queues, known := boundBy(i.table.Config.AMQP.Topology, *w.Exchange, w.Shape)
+	switch {
+	case len(queues) > 0 && w.Key == nil:
+		return "ok, amqp.topology routes such keys to " + strings.Join(queues, ", ")
+	case len(queues) > 0:
 		return "ok, amqp.topology routes it to " + strings.Join(queues, ", ")
+	case known:
+		const none = "amqp.topology routes it to no queue"
+		i.warnings = append(i.warnings, faultOf(w, none))
+		return "ok, but " + none
 	}
 	return "ok, its bindings are not in amqp.topology (rabbitmqctl list_bindings shows them)"
 }
 
-// boundBy returns the queues that t routes to from an exchange that it declares. key is nil where it is not known.
-func boundBy(t config.Topology, exchange string, key *string) []string {
+// boundBy returns the queues that t routes to from an exchange that it declares, and tells whether it knows how that one routes. In
+// key routes.Unknown stands for anything.
+func boundBy(t config.Topology, exchange, key string) (queues []string, known bool) {
 	at := slices.IndexFunc(t.Exchanges, func(e config.Exchange) bool { return e.Name == exchange })
 	if at < 0 {
-		return nil
+		return nil, false
 	}
-	var queues []string
+	switch t.Exchanges[at].Type {
+	case amqp.ExchangeFanout, amqp.ExchangeDirect, amqp.ExchangeTopic:
+		known = true
+	}
 	for _, b := range t.Bindings {
 		takes := false
 		switch t.Exchanges[at].Type {
 		case amqp.ExchangeFanout:
 			takes = true
 		case amqp.ExchangeDirect:
-			takes = key != nil && b.RoutingKey == *key
+			takes = b.RoutingKey == key || strings.Contains(key, routes.Unknown) && topic(strings.Split(b.RoutingKey, "."), strings.Split(key, "."))
 		case amqp.ExchangeTopic:
-			takes = b.RoutingKey == "#" || key != nil && topic(strings.Split(b.RoutingKey, "."), strings.Split(*key, "."))
+			takes = topic(strings.Split(b.RoutingKey, "."), strings.Split(key, "."))
 		}
 		if takes && b.Exchange == exchange && !slices.Contains(queues, b.Queue) {
 			queues = append(queues, b.Queue)
 		}
 	}
-	return queues
+	return queues, known
 }
 
-// topic tells whether a topic exchange's pattern takes a key: * is a word, # any number of words.
+// topic tells whether a topic exchange's pattern takes a key: * is a word, # any number of words. A word of the key
+// with routes.Unknown in it may be any words, one at least.
 func topic(pattern, key []string) bool {
 	switch {
 	case len(pattern) == 0:
 		return len(key) == 0
 	case pattern[0] == "#":
 		return topic(pattern[1:], key) || len(key) > 0 && topic(pattern, key[1:])
+	case len(key) > 0 && strings.Contains(key[0], routes.Unknown):
+		return topic(pattern[1:], key[1:]) || topic(pattern[1:], key)
 	case len(key) == 0 || pattern[0] != "*" && pattern[0] != key[0]:
 		return false
 	}

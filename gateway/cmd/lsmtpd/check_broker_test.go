@@ -105,13 +105,51 @@ func TestA_topology_routes_as_the_broker_would(t *testing.T) {
 	}{
 		{"#", "", true}, {"#", "a.b", true}, {"a.*", "a.b", true}, {"a.*", "a", false}, {"a.*", "a.b.c", false}, {"a.#", "a", true},
 		{"a.#.d", "a.b.c.d", true}, {"*.b", "a.c", false}, {"a.b", "a.b", true}, {"a.b", "a", false}, {"*", "", true},
+		{"mail.#", "mail.\x00", true}, {"mail.*.x", "mail.\x00", true}, {"other.#", "mail.\x00", false}, {"a", "\x00.b", false},
 	} {
 		topology := config.Topology{
 			Exchanges: []config.Exchange{{Name: "x", Type: "topic"}},
 			Bindings:  []config.Binding{{Exchange: "x", Queue: "q", RoutingKey: c.pattern}},
 		}
-		if got := len(boundBy(topology, "x", &c.key)) > 0; got != c.takes {
+		if got := len(first(boundBy(topology, "x", c.key))) > 0; got != c.takes {
 			t.Errorf("%q takes %q: %v", c.pattern, c.key, got)
+		}
+	}
+}
+
+func first(queues []string, _ bool) []string { return queues }
+
+func TestCheck_knows_what_the_topology_will_declare_and_what_the_broker_has_otherwise(t *testing.T) {
+	url := rabbit.Shared(t).URL()
+	inbox := rabbit.Queue(t, url)
+	file := fmt.Sprintf(`amqp:
+  urls: [%q]
+  topology:
+    exchanges: [{name: lsmtpd-not-yet, type: topic}]
+    queues: [{name: lsmtpd-not-yet}, {name: %q, durable: true, arguments: {x-max-length: 7}}]
+    bindings: [{exchange: lsmtpd-not-yet, queue: lsmtpd-not-yet, routing_key: "mail.#"}]
+spool: {dir: spool}
+listeners:
+  - name: inbound
+    address: 127.0.0.1:2525
+    exchange: lsmtpd-not-yet
+    routing_key: "mail.{recipient.domain}"
+    routes:
+      - {match: {recipient: none.example}, routing_key: other}
+`, url, inbox.Name)
+	for range 2 { // the first created nothing
+		status, stdout, stderr := check(t, file)
+		told := strings.Join(strings.Fields(stdout+stderr), " ")
+		for _, want := range []string{
+			"declared by amqp.topology when lsmtpd starts, amqp.topology routes such keys to lsmtpd-not-yet",
+			"amqp.topology routes it to no queue", "inequivalent arg 'x-max-length'",
+		} {
+			if !strings.Contains(told, want) {
+				t.Errorf("not told: %s", want)
+			}
+		}
+		if status != exitFailed || strings.Contains(told, "NOT_FOUND") || t.Failed() {
+			t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
 		}
 	}
 }

@@ -40,6 +40,7 @@ type Broker struct {
 	login     Login
 	logins    []Login
 	vhost     string
+	frameMax  int
 	alarm     string // what the broker is blocked for; "" is nothing
 	calm      chan struct{}
 	exchanges map[string]State
@@ -82,6 +83,7 @@ func StartTLS(t testing.TB, c *tls.Config) *Broker {
 		script:    (*Publish).Ack,
 		login:     Login{"guest", "guest"},
 		vhost:     "/",
+		frameMax:  frameMax,
 		exchanges: map[string]State{},
 		topics:    map[string]*regexp.Regexp{},
 		queues:    map[string]State{},

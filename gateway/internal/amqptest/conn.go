@@ -37,6 +37,7 @@ type conn struct {
 	ended   bool          // done is closed
 }
 
+// newConn makes what serves one socket. The caller holds b's mu.
 func newConn(b *Broker, tcp *net.TCPConn, number int) *conn {
 	c := &conn{
 		broker:   b,
@@ -44,7 +45,7 @@ func newConn(b *Broker, tcp *net.TCPConn, number int) *conn {
 		tcp:      tcp,
 		socket:   tcp,
 		done:     make(chan struct{}),
-		frameMax: frameMax,
+		frameMax: b.frameMax,
 		channels: map[uint16]*channel{},
 		more:     make(chan struct{}, 1),
 	}
@@ -72,7 +73,7 @@ func (c *conn) next() (frame, error) {
 	if !c.broker.reads.pass(c.done) {
 		return frame{}, net.ErrClosed
 	}
-	return readFrame(c.in)
+	return readFrame(c.in, c.frameMax)
 }
 
 // serve talks to the client to the connection's end.

@@ -87,6 +87,13 @@ func (b *Broker) Vhost(name string) {
 	b.vhost = name
 }
 
+// FrameMax makes connections from now on agree to frames of so many octets at most; a larger one ends its connection.
+func (b *Broker) FrameMax(octets int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.frameMax = octets
+}
+
 // Exchange sets how an exchange answers from now on.
 func (b *Broker) Exchange(name string, s State) {
 	b.mu.Lock()

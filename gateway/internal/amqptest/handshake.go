@@ -39,7 +39,7 @@ func (c *conn) handshake() error {
 	if err := c.logIn(a); err != nil {
 		return err
 	}
-	c.send(newCall(connectionTune).short(channelMax).long(frameMax).short(heartbeat))
+	c.send(newCall(connectionTune).short(channelMax).long(uint32(c.frameMax)).short(heartbeat))
 	if a, err = c.expect(connectionTuneOK); err != nil {
 		return err
 	}

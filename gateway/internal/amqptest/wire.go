@@ -69,13 +69,13 @@ type frame struct {
 	payload []byte
 }
 
-func readFrame(r *bufio.Reader) (frame, error) {
+func readFrame(r *bufio.Reader, most int) (frame, error) {
 	var head [7]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return frame{}, err
 	}
 	size := binary.BigEndian.Uint32(head[3:])
-	if size > frameMax-frameOverhead {
+	if int64(size) > int64(most-frameOverhead) {
 		return frame{}, &amqp.Error{Code: amqp.FrameError, Reason: fmt.Sprintf("FRAME_ERROR - a frame of %d octets", size)}
 	}
 	payload := make([]byte, size+1)

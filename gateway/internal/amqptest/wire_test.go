@@ -50,7 +50,7 @@ func say(t *testing.T, b *Broker, octets ...[]byte) *bufio.Reader {
 func await(t *testing.T, in *bufio.Reader, what string, meant func(frame) bool) frame {
 	t.Helper()
 	for {
-		f, err := readFrame(in)
+		f, err := readFrame(in, frameMax)
 		if err != nil {
 			t.Fatalf("%v before %s", err, what)
 		}
