@@ -16,8 +16,8 @@ import (
 const (
 	// mostClients is how many clients are remembered for their rate alone: a flood of addresses shall not cost more.
 	mostClients = 1 << 16
-	// How many sessions may be there that are not let in: those that are told why, owe a PROXY header, or come too many. Whoever
-	// comes then is cut off without a word; but a listener's flood shall not cost another's clients, nor a client's another's.
+	// How many sessions may be there that are not let in, and are told why. Whoever comes then is cut off without a word; but a
+	// listener's flood shall not cost another's clients, nor a client's another's.
 	mostOutside         = 512
 	mostOutsideListener = 128
 	mostOutsideClient   = 16
@@ -29,7 +29,8 @@ type limits struct {
 	// guarded by mu, as are state.open and state.outside
 	mu      sync.Mutex
 	open    int              // sessions that were let in
-	outside int              // sessions that were not
+	owed    int              // sessions whose proxy has not told yet whom it speaks for
+	outside int              // sessions that were not let in
 	around  map[clientOf]int // of those, by client
 	clients map[clientOf]*client
 	sweep   int // clients at which those with nothing to remember go
@@ -71,16 +72,33 @@ const (
 	hasty                // he comes too often
 )
 
-// arrive tells whether there is room for one more who is not let in yet. A listener that has nobody outside always has it, and
-// clients behind a proxy are not told apart yet.
-func (x *limits) arrive(who clientOf, proxied bool) bool {
+// await tells whether there is room for one more connection of a proxy that owes its header: proxies are few and known, so that
+// only limits.connections bounds them.
+func (x *limits) await(most int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	byClient := who.network.IsValid() && !proxied
+	if reached(x.open+x.owed, most) {
+		return false
+	}
+	x.owed++
+	return true
+}
+
+// told undoes what await counted.
+func (x *limits) told() {
+	x.mu.Lock()
+	x.owed--
+	x.mu.Unlock()
+}
+
+// arrive tells whether there is room for one more who is not let in. A listener that has nobody outside always has it.
+func (x *limits) arrive(who clientOf) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	switch {
 	case x.outside >= mostOutside && who.state.outside > 0,
 		who.state.outside >= mostOutsideListener,
-		byClient && x.around[who] >= mostOutsideClient:
+		who.network.IsValid() && x.around[who] >= mostOutsideClient:
 		return false
 	}
 	if x.around == nil {
@@ -239,32 +257,31 @@ func (s *session) leave() {
 	if s.visit.state != nil {
 		s.gateway.limits.leave(s.visit, time.Now())
 	}
-	s.comeIn()
+	if s.outside.state != nil {
+		s.gateway.limits.depart(s.outside)
+	}
 }
 
 // stayOutside counts the session among those that are not let in. Where they are too many it cuts it off, and is false: to tell all
 // of them why would cost those who are let in.
-func (s *session) stayOutside(c *smtp.Client, proxied bool) bool {
+func (s *session) stayOutside(c *smtp.Client) bool {
 	who := s.listener.state.client(c.Addr.Addr())
-	if s.gateway.limits.arrive(who, proxied) {
+	if s.gateway.limits.arrive(who) {
 		s.outside = who
 		return true
 	}
+	s.cutOff("cut off: too many clients that are not let in")
+	return false
+}
+
+// cutOff closes the connection without a word to the client.
+func (s *session) cutOff(why string) {
 	s.broken = io.EOF
 	s.conn.Close()
 	s.listener.state.refused.Add(1)
 	log := s.gateway.log.With("listener", s.listener.Name)
 	if s.listener.state.refusals.admit(log) {
-		log.Info("cut off: too many clients that are not let in")
-	}
-	return false
-}
-
-// comeIn counts the session outside no longer, if it was.
-func (s *session) comeIn() {
-	if s.outside.state != nil {
-		s.gateway.limits.depart(s.outside)
-		s.outside = clientOf{}
+		log.Info(why)
 	}
 }
 

@@ -330,42 +330,39 @@ func TestOutside_each_listener_and_each_client_has_room(t *testing.T) {
 	a, b := &state{}, &state{}
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}) }
 	for n := range mostOutsideListener {
-		if !x.arrive(a.client(ip(n)), false) {
+		if !x.arrive(a.client(ip(n))) {
 			t.Fatalf("no room for number %d", n)
 		}
 	}
-	if x.arrive(a.client(ip(1000)), false) {
+	if x.arrive(a.client(ip(1000))) {
 		t.Error("room beyond the listener's")
 	}
 	for n := range mostOutsideClient {
-		if !x.arrive(b.client(ip(0)), false) {
+		if !x.arrive(b.client(ip(0))) {
 			t.Fatalf("no room for number %d", n)
 		}
 	}
-	if x.arrive(b.client(ip(0)), false) {
+	if x.arrive(b.client(ip(0))) {
 		t.Error("room beyond the client's")
-	}
-	if !x.arrive(b.client(ip(0)), true) {
-		t.Error("no room for who comes by the same proxy")
 	}
 	var others []*state
 	for x.outside < mostOutside {
 		s := &state{}
 		others = append(others, s)
 		for n := range mostOutsideListener {
-			x.arrive(s.client(ip(n)), false)
+			x.arrive(s.client(ip(n)))
 		}
 	}
-	if x.arrive(others[0].client(ip(2000)), false) {
+	if x.arrive(others[0].client(ip(2000))) {
 		t.Error("room beyond the process's")
 	}
-	if !x.arrive((&state{}).client(ip(2000)), false) {
+	if !x.arrive((&state{}).client(ip(2000))) {
 		t.Error("no room at a listener with nobody outside")
 	}
 	for n := range mostOutsideListener {
 		x.depart(a.client(ip(n)))
 	}
-	if a.outside != 0 || !x.arrive(a.client(ip(0)), false) {
+	if a.outside != 0 || !x.arrive(a.client(ip(0))) {
 		t.Errorf("%d left outside", a.outside)
 	}
 }

@@ -35,7 +35,7 @@ type session struct {
 	refused  refusedRecipient // of the refusal under way; zero where it is not about one
 	tried    string           // whom the refusal under way did not let in; "" where it is not about that
 	parted   bool             // a refusal that ends the session was told of
-	outside  clientOf         // as whom it is counted while it is not let in; zero while it is not counted
+	outside  clientOf         // as whom it is counted that is not let in; zero where it is
 	visit    clientOf         // as whom it was let in; zero where it was not
 	leaving  atomic.Bool      // it was asked to end
 	awaited  bool             // its address is gone, and it is cut when drain_timeout has passed; owned by Apply
@@ -112,7 +112,7 @@ func (s *session) Admit(_ context.Context, c *smtp.Client) smtp.Reply {
 	if allows(s.listener, c) {
 		r = s.enter(c)
 	}
-	if !r.IsZero() && !s.stayOutside(c, false) {
+	if !r.IsZero() && !s.stayOutside(c) {
 		return smtp.Reply{}
 	}
 	return r
@@ -123,10 +123,15 @@ func (s *session) readProxyHeader(c *smtp.Client) error {
 	if !within(s.listener.ProxyProtocol, c.Addr.Addr()) {
 		return nil
 	}
-	if !s.stayOutside(c, true) {
+	most := 0
+	if r := s.gateway.running.Load(); r != nil {
+		most = r.most
+	}
+	if !s.gateway.limits.await(most) {
+		s.cutOff("cut off: limits.connections is reached")
 		return s.broken
 	}
-	defer s.comeIn()
+	defer s.gateway.limits.told()
 	deadline := time.Now().Add(proxyWait)
 	if err := s.conn.SetReadDeadline(deadline); err != nil {
 		return err

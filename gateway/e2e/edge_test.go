@@ -222,7 +222,7 @@ func TestA_user_of_a_file_that_passwd_wrote_logs_in_until_the_file_loses_him(t *
 		}
 	}
 	wrong.WantEnd()
-	d.Await(t, "the failure is logged", 0, func(l daemon.Line) bool { return l.Field("user") == "e\x1bve" && l.Field("code") == "535" })
+	d.Await(t, "the failure is logged", 0, func(l daemon.Line) bool { return l.Field("user") == `e\x1bve` && l.Field("code") == "535" })
 	if text := d.Text(); strings.Contains(text, "\x1b") || strings.Contains(text, "secret of") {
 		t.Error("the log holds a control octet, or a password")
 	}

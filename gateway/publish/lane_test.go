@@ -3,6 +3,7 @@ package publish
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -347,5 +348,12 @@ func TestTopologyThatTheBrokerRefusesIsToldAndStopsNothing(t *testing.T) {
 	}
 	if broker.Attempts() != 1 {
 		t.Error("the connection did not stay")
+	}
+}
+
+func TestALineThatWasNeverConnectedMayFail(t *testing.T) {
+	p := New(slog.New(slog.DiscardHandler))
+	for _, l := range p.lanes() {
+		l.failed(&awayError{broker: "b:5672", reason: "refuses the user or the password", there: true}, time.Second)
 	}
 }

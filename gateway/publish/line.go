@@ -186,6 +186,9 @@ func (n *line) failed(err error, pause time.Duration) {
 	n.set(err)
 	p.wake()
 	if fault := lasting(err); fault != "" && !n.told[fault] {
+		if n.told == nil {
+			n.told = map[string]bool{}
+		}
 		n.told[fault] = true
 		p.log.Error(n.what()+" still away: "+fault, "error", err)
 		return
