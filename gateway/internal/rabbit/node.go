@@ -293,8 +293,37 @@ func (n *Node) Close() {
 	n.files.remove()
 }
 
-// Freeze stops the node's clock: its connections stay open, and say nothing.
-func (n *Node) Freeze() error { return n.signal(syscall.SIGSTOP) }
+// Freeze stops the node's clock: its connections stay open, and say nothing. It returns when the last thread has stopped: the
+// kernel stops one after the other.
+func (n *Node) Freeze() error {
+	if err := n.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for deadline := time.Now().Add(freezePatience); !stopped(n.server.Pid()); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d does not stop", n.server.Pid())
+		}
+	}
+	return nil
+}
+
+// freezePatience is how long the threads of a node may take to stop.
+const freezePatience = 10 * time.Second
+
+// stopped tells whether every thread of a process has stopped (proc_pid_stat(5)).
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		stat, err := os.ReadFile(path)
+		_, state, _ := strings.Cut(string(stat), ") ") // the name before it may hold anything
+		if err == nil && !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
+}
 
 // Thaw ends Freeze.
 func (n *Node) Thaw() error { return n.signal(syscall.SIGCONT) }
