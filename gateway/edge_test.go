@@ -444,7 +444,9 @@ func TestA_proxy_has_half_a_minute_for_its_header_and_less_when_the_session_is_t
 		synctest.Test(t, func(t *testing.T) {
 			client, server := net.Pipe()
 			defer client.Close()
-			s := &session{gateway: &Gateway{}, conn: tcp{server}, listener: &listener{state: &state{}, Listener: &routes.Listener{Listener: &config.Listener{ProxyProtocol: networks}}}}
+			g := &Gateway{}
+			g.running.Store(&running{})
+			s := &session{gateway: g, conn: tcp{server}, listener: &listener{state: &state{}, Listener: &routes.Listener{Listener: &config.Listener{ProxyProtocol: networks}}}}
 			s.smtp = smtp.NewSession(s.conn, &smtp.Settings{}, s)
 			defer time.AfterFunc(tt.leave, s.drain).Stop()
 			if tt.leave == 0 {

@@ -123,11 +123,7 @@ func (s *session) readProxyHeader(c *smtp.Client) error {
 	if !within(s.listener.ProxyProtocol, c.Addr.Addr()) {
 		return nil
 	}
-	most := 0
-	if r := s.gateway.running.Load(); r != nil {
-		most = r.most
-	}
-	if !s.gateway.limits.await(most) {
+	if !s.gateway.limits.await(s.gateway.running.Load().most) {
 		s.cutOff("cut off: limits.connections is reached")
 		return s.broken
 	}

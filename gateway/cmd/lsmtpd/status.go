@@ -134,6 +134,10 @@ func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
 		fmt.Fprintf(b, "        exchange %q with key %q does not confirm, its mail is not published: next probe in %s\n",
 			d.Exchange, d.RoutingKey, max(d.Probe.Sub(now), 0).Round(time.Second))
 	}
+	for _, d := range s.Refused {
+		fmt.Fprintf(b, "        exchange %q refuses key %q, its mail is not published: %s, next probe in %s\n",
+			d.Exchange, d.RoutingKey, d.Error, max(d.Probe.Sub(now), 0).Round(time.Second))
+	}
 	for _, fault := range s.Topology {
 		fmt.Fprintf(b, "        topology not as configured: %s\n", fault)
 	}
