@@ -75,16 +75,18 @@ func (l *lane) take(w *window) bool {
 
 // step does the next thing that needs no waiting. It returns nil, or what to wait for: more to publish, or room in the window.
 func (l *lane) step() (wait <-chan struct{}) {
-	if len(l.links) > 0 {
-		l.change(<-l.links)
-		return nil
-	}
 	away := l.refusing()
 	w := l.window
 	if away != nil {
 		w = nil // it is only to be given up
 	}
-	if l.ticket == nil && !l.take(w) {
+	waits := l.ticket != nil || l.take(w)
+	// Only now: a ticket that was queued after another link came into use is not published on the one before.
+	if len(l.links) > 0 {
+		l.change(<-l.links)
+		return nil
+	}
+	if !waits {
 		return l.queue.ready
 	}
 	t := l.ticket
