@@ -144,6 +144,7 @@ func (c *Change) Commit() {
 		p.bulk.drop()
 	}
 	if !c.keep && c.link == nil {
+		p.live.drop() // it may have come back since
 		p.live.retry = time.Now().Add(backoff(1))
 		p.live.told = map[string]bool{lasting(c.Warning): true}
 		p.live.set(c.Warning)

@@ -353,7 +353,8 @@ func TestTopologyThatTheBrokerRefusesIsToldAndStopsNothing(t *testing.T) {
 
 func TestALineThatWasNeverConnectedMayFail(t *testing.T) {
 	p := New(slog.New(slog.DiscardHandler))
+	p.config = settings("amqp://b/")
 	for _, l := range p.lanes() {
-		l.failed(&awayError{broker: "b:5672", reason: "refuses the user or the password", there: true}, time.Second)
+		l.failed(p.config, &awayError{broker: "b:5672", reason: "refuses the user or the password", there: true}, time.Second)
 	}
 }

@@ -131,7 +131,7 @@ func (n *line) keep(ctx context.Context) {
 		l, err := p.connect(ctx, c, n)
 		if err != nil {
 			attempt++
-			n.failed(err, pause(attempt, err))
+			n.failed(c, err, pause(attempt, err))
 			continue
 		}
 		if !n.lazy() {
@@ -176,12 +176,16 @@ func (n *line) lost(l *link) {
 	p.log.Warn("broker lost: mail is spooled until it is back", "broker", l.broker, "error", err)
 }
 
-// failed notes an attempt in vain. A state is one line in the log, not one for each attempt; but what waiting does not mend is
+// failed notes an attempt in vain, made as c says. A state is one line in the log, not one for each attempt; but what waiting does not mend is
 // told too, once for each time that the broker is away.
-func (n *line) failed(err error, pause time.Duration) {
+func (n *line) failed(c *config.AMQP, err error, pause time.Duration) {
 	p := n.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if n.overtaken(c) {
+		p.wake() // who waits for it wants another
+		return
+	}
 	n.retry = time.Now().Add(pause)
 	n.set(err)
 	p.wake()
@@ -220,11 +224,17 @@ func lasting(err error) string {
 	return ""
 }
 
+// overtaken tells whether a reload has come before the end of an attempt to connect as c says: it leads elsewhere, or is connected
+// already, and what came of the attempt means nothing any more. The caller holds mu.
+func (n *line) overtaken(c *config.AMQP) bool {
+	return n.link != nil || !sameBroker(n.publisher.config, c)
+}
+
 // adopt makes l the link, unless the configuration it was made from is no longer in force.
 func (n *line) adopt(l *link, c *config.AMQP) {
 	p := n.publisher
 	p.mu.Lock()
-	if p.config != c && !sameBroker(p.config, c) || n.link != nil {
+	if n.overtaken(c) {
 		p.mu.Unlock()
 		l.close()
 		p.wake() // who waits for it wants another

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/routes/config"
@@ -114,6 +115,74 @@ func TestWithoutABrokerPreparingWarnsAndSubmittingIsRefusedAtOnce(t *testing.T) 
 	r := p.Submit(t.Context(), delivery("x", "k")).Wait(t.Context())
 	if r.Outcome != Unavailable || r.Err == nil {
 		t.Errorf("%v: %v", r.Outcome, r.Err)
+	}
+}
+
+// silence is a broker that accepts connections and says nothing. It hands them out.
+func silence(t *testing.T) (url string, accepted chan net.Conn) {
+	t.Helper()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	accepted = make(chan net.Conn, 10)
+	go func() {
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	return "amqp://guest:guest@" + silent.Addr().String() + "/", accepted
+}
+
+func TestAnAttemptToConnectThatAReloadOvertookSaysNothingOfTheNewBroker(t *testing.T) {
+	url, accepted := silence(t)
+	c := settings(url)
+	c.ConnectTimeout = time.Hour
+	p := runAway(t, discard(), c) // the start does not wait for it
+	defer (<-accepted).Close()
+	attempt := <-accepted
+	broker := amqptest.Start(t)
+	change, err := p.Prepare(t.Context(), settings(broker.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Verify([]string{"x"})
+	change.Commit()
+	attempt.Close()
+	until(t, patience, func() bool { return len(p.live.changed) == 0 }) // the line has gone on from it
+	if err := p.refusing(); err != nil {
+		t.Errorf("connected, but %v", err)
+	}
+	must(t, p, delivery("x", "k"), Confirmed)
+}
+
+func TestAConnectionMadeWhileAReloadToADeadBrokerWasPreparedIsLeftAtItsCommit(t *testing.T) {
+	broker, next := amqptest.Start(t), amqptest.Start(t)
+	broker.Refuse(true)
+	next.Refuse(true)
+	p := runAway(t, discard(), settings(broker.URL()))
+	change, err := p.Prepare(t.Context(), settings(next.URL()))
+	if err != nil || change.Warning == nil {
+		t.Fatalf("err %v, warning %v", err, change.Warning)
+	}
+	broker.Refuse(false)
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	change.Commit()
+	must(t, p, delivery("x", "k"), Unavailable)
+	next.Refuse(false)
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, p, delivery("x", "k"), Confirmed)
+	if n := len(next.Published()); n != 1 {
+		t.Errorf("%d messages at the broker of the configuration", n)
 	}
 }
 
