@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"lsmtpd/gateway/mail"
@@ -189,8 +190,12 @@ func (t *transaction) deliveries(c *memory.Content) ([]*mail.Delivery, smtp.Repl
 			}
 			n := d.Fit(table)
 			if n == 0 {
-				t.gateway.log.Error("the configured headers of a destination are too large for AMQP",
-					"listener", t.listener.Name, "exchange", b.Exchange, "routing_key", b.RoutingKey)
+				t.session.told += t.replies()
+				if t.listener.state.refusals.admit(t.gateway.log.With("listener", t.listener.Name)) {
+					t.gateway.log.LogAttrs(context.Background(), slog.LevelError,
+						"not accepted: the headers that the configuration makes for this mail are too large for AMQP",
+						append(t.attrs([]*mail.Delivery{d}), slog.Int("table_octets", table))...)
+				}
 				return nil, replyTryLater
 			}
 			d.Recipients, rest = rest[:n], rest[n:]
@@ -220,25 +225,32 @@ func (t *transaction) asked(batch int) []mail.DSN {
 	return all
 }
 
-// encodedAhead is how many octets of one mail's deliveries may be encoded while earlier ones are not confirmed yet.
+// encodedAhead is how many octets of one mail's deliveries may be encoded and not written to the broker yet.
 const encodedAhead = 4 << 20
 
-// publish submits the deliveries in order and waits for each.
+// publish submits the deliveries in order, and waits for all of them: none waits for another's confirm.
 func (t *transaction) publish(ctx context.Context, deliveries []*mail.Delivery) ([]*publish.Ticket, []publish.Result) {
 	tickets := make([]*publish.Ticket, len(deliveries))
 	results := make([]publish.Result, len(deliveries))
-	waited, ahead := 0, int64(0)
+	if len(deliveries) == 1 {
+		tickets[0] = t.gateway.publisher.Submit(ctx, deliveries[0])
+		results[0] = tickets[0].Wait(ctx)
+		return tickets, results
+	}
+	ahead, written := int64(0), make(chan int64, len(deliveries))
+	var waiting sync.WaitGroup
 	for i, d := range deliveries {
-		for size := d.Size(); waited < i && ahead+size > encodedAhead; waited++ {
-			results[waited] = tickets[waited].Wait(ctx)
-			ahead -= deliveries[waited].Size()
+		size := d.Size()
+		for ahead > 0 && ahead+size > encodedAhead {
+			ahead -= <-written
 		}
-		tickets[i] = t.gateway.publisher.Submit(ctx, d)
-		ahead += d.Size()
+		ahead += size
+		ticket := t.gateway.publisher.Submit(ctx, d)
+		ticket.WhenWritten(func() { written <- size })
+		waiting.Go(func() { results[i] = ticket.Wait(ctx) })
+		tickets[i] = ticket
 	}
-	for ; waited < len(tickets); waited++ {
-		results[waited] = tickets[waited].Wait(ctx)
-	}
+	waiting.Wait()
 	return tickets, results
 }
 

@@ -56,6 +56,7 @@ type Ticket struct {
 	turn      atomic.Int32 // turnWaiting, then turnTaken or turnGivenUp
 	windowed  atomic.Bool  // it has a place in the window
 	sent      chan sent    // one value for each submit
+	encoded   func()       // see WhenWritten; nil once it was called
 
 	// owned by whoever has the turn
 	lane    *lane
@@ -212,6 +213,10 @@ func (t *Ticket) giveUp(r Result) {
 	t.sent <- sent{result: r}
 }
 
+// WhenWritten has Wait call f, once, when the octets of the payload are free: they are written to the broker, or will not be. It is to
+// be called before Wait.
+func (t *Ticket) WhenWritten(f func()) { t.encoded = f }
+
 // Wait returns what became of the delivery. When ctx ends, or the broker stops taking mail, before that is known, the
 // outcome is InDoubt or Unavailable, and Late tells the rest.
 func (t *Ticket) Wait(ctx context.Context) Result {
@@ -254,10 +259,12 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 }
 
 func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
-	var s sent
-	select {
-	case s = <-t.sent:
-	case <-ctx.Done():
+	s, known := t.awaitLane(ctx)
+	if t.encoded != nil {
+		t.encoded()
+		t.encoded = nil
+	}
+	if !known {
 		if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
 			// The queue still holds the ticket; its taker sees that it was given up.
 			return Result{Unavailable, errors.New("its turn did not come before the confirm timeout")}, true
@@ -267,26 +274,50 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	if s.dc == nil {
 		return s.result, true
 	}
-	select {
-	case <-s.dc.Done():
-		return t.confirmed(s), true
-	default:
-	}
 	stalled := s.channel.link.stalled()
 	select {
 	case <-s.dc.Done():
-		return t.confirmed(s), true
 	case <-stalled:
-		r = Result{InDoubt, errors.New("published, then the broker blocked the connection")}
 	case <-ctx.Done():
+	}
+	switch {
+	case isDone(s.dc.Done()): // whatever else is: who waits for several deliveries comes late to the last
+		return t.confirmed(s), true
+	case ctx.Err() != nil:
 		r = Result{InDoubt, errors.New("not confirmed within the confirm timeout")}
 		if t.hunt == nil && ctx.Err() == context.DeadlineExceeded && time.Since(s.at) >= t.patience/2 {
 			t.publisher.breakers.missed(destinationOf(t.delivery))
 		}
+	default:
+		r = Result{InDoubt, errors.New("published, then the broker blocked the connection")}
 	}
 	t.leaveWindow()
 	t.sent <- s // for follow
 	return r, false
+}
+
+// awaitLane waits for what the lane did with the ticket. It is known though ctx has ended, where the lane was faster.
+func (t *Ticket) awaitLane(ctx context.Context) (s sent, known bool) {
+	select {
+	case s = <-t.sent:
+		return s, true
+	case <-ctx.Done():
+	}
+	select {
+	case s = <-t.sent:
+		return s, true
+	default:
+		return sent{}, false
+	}
+}
+
+func isDone(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // follow waits for the final result of a ticket that nobody waits for any more.
