@@ -105,7 +105,9 @@ func play(t testing.TB, octets string, s *Settings, seed uint64) played {
 	y := &yes{t: t}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // the delay after errors is cut short so
-	if err, ok := errors.AsType[*PanicError](NewSession(conn, s, y).Serve(ctx)); ok {
+	session := NewSession(conn, s, y)
+	defer session.wire.close()
+	if err, ok := errors.AsType[*PanicError](session.conclude(ctx, session.converse(ctx))); ok { // Serve, but for the cut
 		t.Errorf("%v\n%s", err, err.Stack)
 	}
 	if y.open != 0 {

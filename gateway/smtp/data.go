@@ -198,11 +198,26 @@ func (s *Session) finish(ctx context.Context, refusal Reply) (Reply, error) {
 		return s.answer(refusal)
 	}
 	s.content.Fit()
+	s.handed.Store(true)
 	replies := s.transaction.Data(context.WithoutCancel(ctx), s.content)
+	s.handed.Store(false)
+	if s.cutting.Load() {
+		return Reply{}, s.lastWords(ctx, replies)
+	}
 	if slices.ContainsFunc(replies, func(r Reply) bool { return !r.Refuses() }) {
 		s.errors, s.idle, s.vain = 0, 0, 0
 	}
 	return s.answer(replies...)
+}
+
+// lastWords tells the client what became of a mail that was handed over when ctx ended. It returns the cause.
+func (s *Session) lastWords(ctx context.Context, replies []Reply) error {
+	s.wire.hasten(lastWordsTime)
+	last, err := s.answer(replies...)
+	if err == nil && s.say(last) == nil && s.wire.flush() == nil {
+		s.wire.linger()
+	}
+	return context.Cause(ctx)
 }
 
 // answer returns the reply to a whole mail. In LMTP there is one for each accepted recipient (RFC 2033 section 4.2): it says all

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,6 +33,8 @@ type Session struct {
 
 	draining  chan struct{} // closed by Drain
 	drainOnce sync.Once
+	cutting   atomic.Bool // Serve's context has ended
+	handed    atomic.Bool // a mail is handed over: the client hears what became of it before the connection is cut
 
 	// Owned by Serve.
 	barred   bool   // not admitted: nothing but QUIT
@@ -59,10 +62,16 @@ func NewSession(c net.Conn, s *Settings, h Handler) *Session {
 
 // Serve runs the session until it ends, and closes the connection. It returns nil after QUIT, when the client left between
 // mails, and when Drain ended it; otherwise why it ended: one of the errors of this package, a PanicError, the cause of ctx,
-// or the connection's error. When ctx ends the connection is cut; a Transaction.Data under way is waited for.
+// or the connection's error. When ctx ends the connection is cut; a Transaction.Data under way is waited for, and the client has a second to
+// take its reply: without it he would send the mail again.
 func (s *Session) Serve(ctx context.Context) error {
 	defer s.wire.close()
-	defer context.AfterFunc(ctx, func() { s.wire.socket.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		s.cutting.Store(true)
+		if !s.handed.Load() {
+			s.wire.socket.Close()
+		}
+	})()
 
 	return s.conclude(ctx, s.converse(ctx))
 }

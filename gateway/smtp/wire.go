@@ -19,6 +19,9 @@ const (
 	maxRead     = 64 << 10 // octets of one read of content, and so of what may come back by unread
 )
 
+// lastWordsTime is how long the reply to a mail may take, where the connection was to be cut meanwhile.
+const lastWordsTime = time.Second
+
 // How long, and for how many octets, a client may go on sending after its last reply.
 const (
 	lingerTime   = time.Second
@@ -340,6 +343,9 @@ func (w *wire) flush() error {
 	}
 	return w.outErr
 }
+
+// hasten gives whoever does not read no longer than d from now on.
+func (w *wire) hasten(d time.Duration) { w.timeout, w.writeBy = d, time.Time{} }
 
 // linger lets the client read the last reply: a close with unread input would reset the connection, and the reply be lost.
 // Under TLS the client is told first that nothing follows; what it still sends is not worth decrypting.
