@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // Set is the listening sockets in force.
@@ -85,7 +84,8 @@ func (c *Change) Abort() {
 	}
 }
 
-// Commit serves the new sockets, and takes those that are no longer wanted out of service: they close once nobody waits there.
+// Commit serves the new sockets, and takes those that are no longer wanted out of service: nobody new gets in there, and they
+// close once nobody waits.
 func (c *Change) Commit() {
 	s := c.set
 	s.mu.Lock()
@@ -108,8 +108,8 @@ func (s *Set) Close() {
 	s.accepting.Wait()
 }
 
-// retire ends the accept loops of these addresses and has their sockets swept and closed. Mostly that is done at once; for a
-// client half-way through its handshake nobody waits here any longer than retireWait. The caller holds mu.
+// retire lets nobody new in at these addresses, and has their sockets swept and closed; it does not wait for that. The caller holds
+// mu.
 func (s *Set) retire(addresses []string) {
 	if len(addresses) == 0 {
 		return
@@ -121,17 +121,7 @@ func (s *Set) retire(addresses []string) {
 		delete(s.sockets, address)
 	}
 	s.closing = append(s.closing, socks...)
-	swept := make(chan struct{})
-	s.accepting.Go(func() {
-		defer close(swept)
-		s.sweep(socks)
-	})
-	timer := time.NewTimer(retireWait)
-	defer timer.Stop()
-	select {
-	case <-swept:
-	case <-timer.C:
-	}
+	s.accepting.Go(func() { s.sweep(socks) })
 }
 
 // awaitClosed returns when no socket that is being swept stands in the way of address. The caller holds mu.

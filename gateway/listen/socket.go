@@ -109,13 +109,14 @@ func (sock *socket) bound() string {
 	return sock.address
 }
 
-// wake tells the accept loop to end. Nobody finds the path of a Unix socket any more.
+// wake tells the accept loop to end, and lets nobody new in. Nobody finds the path of a Unix socket any more.
 func (sock *socket) wake() {
 	if u, ok := sock.listener.(*UnixSocket); ok {
 		u.unlink()
 	}
 	close(sock.closing)
 	sock.SetDeadline(time.Unix(1, 0))
+	sock.deafen()
 }
 
 // accept takes connections until the socket is to close. It outlives a want of descriptors.
