@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -263,4 +265,17 @@ func steady(s admin.Status) admin.Status {
 	s.Process = gateway.ProcessStatus{}
 	s.Config.Degraded, s.Config.Errors, s.Config.Reloads = false, nil, nil
 	return s
+}
+
+func TestAn_admin_socket_whose_file_was_removed_is_made_again_by_a_hangup(t *testing.T) {
+	t.Parallel()
+	d := startReloadable(t, rabbit.Shared(t).URL(), config(listener("in", "nowhere")))
+	must(t, os.Remove(d.client.Socket))
+	d.Signal(t, syscall.SIGHUP)
+	d.Await(t, "it says so", 0, func(l daemon.Line) bool {
+		return l.Field("msg") == "configuration unchanged" && strings.Contains(l.Text, "the file of the admin socket "+d.client.Socket+" was gone")
+	})
+	if s := d.status(); s.Config.Generation != 1 || s.Config.Degraded {
+		t.Errorf("status %+v", s)
+	}
 }

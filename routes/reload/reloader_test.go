@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -285,6 +286,35 @@ func TestA_reload_that_is_asked_of_one_who_stops_is_refused(t *testing.T) {
 		cancel()
 		if _, err := (&Reloader{Log: s.Log}).Reload(impatient, Command); !errors.Is(err, context.Canceled) {
 			t.Errorf("one who does not wait: %v", err)
+		}
+	})
+}
+
+func TestWhat_a_reload_that_changes_nothing_mends_is_reported_whoever_asked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := emptySite(t).deaf()
+		s.write(listeners(1000, "a"))
+		mended := routes.Applied{
+			Listeners: []routes.AppliedListener{{Name: "a", Address: "unix:/a", Action: routes.Remade}}, Warnings: []string{"of Mend"},
+		}
+		s.Reloader.Mend = func() routes.Applied { return mended }
+		s.run()
+		r := s.reload()
+		if r.Result != Unchanged || r.Generation != 1 || !slices.Equal(r.Listeners, mended.Listeners) || !slices.Equal(r.Warnings, mended.Warnings) {
+			t.Errorf("report %+v", r)
+		}
+		touch := func() {
+			s.watcher.mark()
+			time.Sleep(time.Second)
+		}
+		touch()
+		mended = routes.Applied{}
+		touch()
+		if got := results(s.History()); got != "start applied, command unchanged, watch unchanged" {
+			t.Error(got)
+		}
+		if got := r.String(); !strings.HasSuffix(got, "; remade a on unix:/a; warning: of Mend") {
+			t.Error(got)
 		}
 	})
 }
