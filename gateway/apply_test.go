@@ -241,7 +241,7 @@ func TestA_wildcard_and_an_address_it_covers_are_not_exchanged_and_the_remedy_is
 			continue
 		}
 		want := ": listeners[0].address: cannot listen on " + wanted + ": address already in use (this process listens on 0.0.0.0:" + number +
-			" until the new address is bound: take another port, reload, and then this one)"
+			" until the new address is bound: take another port, reload, and then this one) [listener a]"
 		if err == nil || !placed.MatchString(err.Error()) || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("error %v\nwant  %s", err, want)
 		}

@@ -44,7 +44,7 @@ func TestAn_invalid_file_is_rejected_and_told_and_the_return_to_the_running_one_
 	}
 	s.replace(strings.Replace(good, "1000", "10 MBit", 1))
 	r := s.reload()
-	const want = "lsmtpd.yaml:5:17: listeners[0].size_limit: \"10 MBit\" is not a size (like 10MiB)"
+	const want = "lsmtpd.yaml:5:17: listeners[0].size_limit: \"10 MBit\" is not a size (like 10MiB) [listener a]"
 	if r.Result != Rejected || r.Generation != 1 || len(r.Errors) != 1 || r.Errors[0] != s.dir+"/"+want {
 		t.Errorf("the invalid one: %+v", r)
 	}
@@ -415,7 +415,7 @@ func TestA_broken_included_file_keeps_its_last_good_listeners_and_the_rest_appli
 	file("a.yaml", tenant("a", 2, ""))
 	file("b.yaml", tenant("b", 3, ", nonsense: 1"))
 	s.deaf().run()
-	if st := s.Status(); s.inForce() != "main a" || !st.Degraded || st.Errors[0] != s.dir+"/t/b.yaml:1:51: listeners[0]: unknown key \"nonsense\"" {
+	if st := s.Status(); s.inForce() != "main a" || !st.Degraded || st.Errors[0] != s.dir+"/t/b.yaml:1:51: listeners[0]: unknown key \"nonsense\" [listener b]" {
 		t.Fatalf("%q, %+v", s.inForce(), st)
 	}
 	if h := s.History(); h[0].Result != Applied || len(h[0].Errors) != 1 {
