@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,7 +298,14 @@ func TestWhat_a_reload_that_changes_nothing_mends_is_reported_whoever_asked(t *t
 		mended := routes.Applied{
 			Listeners: []routes.AppliedListener{{Name: "a", Address: "unix:/a", Action: routes.Remade}}, Warnings: []string{"of Mend"},
 		}
-		s.Reloader.Mend = func() routes.Applied { return mended }
+		var gone atomic.Bool // the socket's file
+		gone.Store(true)
+		s.Reloader.Mend = func() routes.Applied {
+			if !gone.Load() {
+				return routes.Applied{}
+			}
+			return mended
+		}
 		s.run()
 		r := s.reload()
 		if r.Result != Unchanged || r.Generation != 1 || !slices.Equal(r.Listeners, mended.Listeners) || !slices.Equal(r.Warnings, mended.Warnings) {
@@ -308,7 +316,7 @@ func TestWhat_a_reload_that_changes_nothing_mends_is_reported_whoever_asked(t *t
 			time.Sleep(time.Second)
 		}
 		touch()
-		mended = routes.Applied{}
+		gone.Store(false)
 		touch()
 		if got := results(s.History()); got != "start applied, command unchanged, watch unchanged" {
 			t.Error(got)
