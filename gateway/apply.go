@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,13 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	for _, c := range prepared {
 		c.Commit()
 	}
+	mended, lost := g.mendSockets()
+	for i := range applied.Listeners {
+		if l := &applied.Listeners[i]; slices.Contains(mended, l.Address) {
+			l.Action = routes.Remade
+		}
+	}
+	applied.Warnings = append(applied.Warnings, lost...)
 	g.logListeners(applied.Listeners)
 	if old != nil {
 		g.retire(now)
@@ -54,12 +62,46 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	return applied, nil
 }
 
+// Mend makes the Unix sockets again whose files somebody removed, as Apply does; who is connected stays so. It returns the listeners
+// that it did this for, and as warnings what it did for the admin socket and what it could not.
+func (g *Gateway) Mend() routes.Applied {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	now := g.running.Load()
+	if g.stopped || now == nil {
+		return routes.Applied{}
+	}
+	mended, told := g.mendSockets()
+	applied := routes.Applied{Generation: now.generation, Warnings: told}
+	sessions := g.sessions.byAddress()
+	for _, address := range mended {
+		applied.Listeners = append(applied.Listeners, routes.AppliedListener{
+			Name: now.listeners[address].Name, Address: address, Action: routes.Remade, Sessions: sessions[address],
+		})
+	}
+	g.logListeners(applied.Listeners)
+	return applied
+}
+
+// mendSockets makes those sockets again whose files are gone. It returns the listeners' addresses, sorted, and what else to tell.
+func (g *Gateway) mendSockets() (mended, told []string) {
+	mended, lost := g.sockets.Mend()
+	if len(lost) > 0 {
+		told = strings.Split(lost.Error(), "\n")
+	}
+	if admin := g.admin.mend(); admin != "" {
+		told = append(told, admin)
+	}
+	slices.Sort(mended)
+	return mended, told
+}
+
 // logListeners writes a line for each listener whose socket is new or gone.
 func (g *Gateway) logListeners(listeners []routes.AppliedListener) {
 	bound := g.sockets.Addresses()
 	for _, l := range listeners {
 		switch l.Action {
-		case routes.Added, routes.Rebound:
+		case routes.Added, routes.Rebound, routes.Remade:
 			g.log.Info("listening", "listener", l.Name, "address", bound[l.Address])
 		case routes.Removed:
 			g.log.Info("listener removed", "listener", l.Name, "address", l.Address, "sessions", l.Sessions)

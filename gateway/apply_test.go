@@ -64,7 +64,7 @@ func TestThe_sockets_are_those_of_the_configuration_and_a_kept_address_keeps_its
 			names = now
 		}
 		var got map[string]string
-		eventually(h.t, "the sockets are those of the configuration", func() bool { // a sweep may take longer than Apply waits for it
+		eventually(h.t, "the sockets are those of the configuration", func() bool { // what is gone is swept behind Apply
 			got = listening(h.t)
 			maps.DeleteFunc(got, func(address, _ string) bool { return others[address] != "" })
 			return slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Values(want)))
@@ -241,7 +241,7 @@ func TestA_wildcard_and_an_address_it_covers_are_not_exchanged_and_the_remedy_is
 			continue
 		}
 		want := ": listeners[0].address: cannot listen on " + wanted + ": address already in use (this process listens on 0.0.0.0:" + number +
-			" until the new address is bound: take another port, reload, and then this one)"
+			" until the new address is bound: take another port, reload, and then this one) [listener a]"
 		if err == nil || !placed.MatchString(err.Error()) || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("error %v\nwant  %s", err, want)
 		}
@@ -295,6 +295,69 @@ func TestMail_comes_in_by_a_Unix_socket_which_goes_with_its_listener_and_never_a
 	c.Want("421 4.3.2 Service not available, closing")
 	if b, err := os.ReadFile(h.dir + path); string(b) != "precious" {
 		t.Errorf("the file in its place: %q, %v", b, err)
+	}
+}
+
+func TestA_Unix_socket_whose_file_was_removed_is_made_again_by_a_reload_and_by_one_that_changes_nothing(t *testing.T) {
+	h := newHouse(t, entry("a", port(t)))
+	path, admin := h.dir+"/in.sock", h.dir+"/admin.sock"
+	address := "unix:" + path
+	h.must(h.apply(h.config(entry("a", address))))
+	if told := h.Mend(); told.Listeners != nil || told.Warnings != nil {
+		t.Errorf("with nothing to mend %+v", told)
+	}
+	c := smtptest.Open(t, address)
+	for i, mend := range []func() routes.Applied{
+		h.Mend,
+		func() routes.Applied { return h.must(h.apply(h.config(entry("a", address, "routing_key: b")))) },
+	} {
+		for _, gone := range []string{path, admin} {
+			if err := os.Remove(gone); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told := mend()
+		want := []routes.AppliedListener{{Name: "a", Address: address, Action: routes.Remade, Sessions: 1}}
+		if !slices.Equal(told.Listeners, want) || told.Generation != uint64(2+i) {
+			t.Errorf("told %+v, want %+v", told, want)
+		}
+		if want := []string{"the file of the admin socket " + admin + " was gone: it is made again"}; !slices.Equal(told.Warnings, want) {
+			t.Errorf("warnings %q, want %q", told.Warnings, want)
+		}
+		if r := c.SendMail("ann@client.example", []string{"bob@example.com"}, "x"); r.Code() != 250 {
+			t.Errorf("on the session of before: %q", r)
+		}
+		visitor := smtptest.Open(t, address)
+		visitor.Do("QUIT")
+		eventually(t, "he has gone", func() bool { return h.Status().Listeners[0].Sessions == 1 })
+		if got := get(admin); got != "404 page not found\n" {
+			t.Errorf("the admin socket answers %q", got)
+		}
+	}
+}
+
+func TestAnother_file_in_the_place_of_a_Unix_socket_is_told_of_and_left_alone(t *testing.T) {
+	h := newHouse(t, entry("a", port(t)))
+	path, admin := h.dir+"/in.sock", h.dir+"/admin.sock"
+	h.must(h.apply(h.config(entry("a", "unix:"+path))))
+	for _, place := range []string{path, admin} {
+		if err := os.Remove(place); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(place, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const moved = ": another file is in the place of its socket: move that away, and reload"
+	told := h.must(h.apply(h.config(entry("a", "unix:"+path, "routing_key: b"))))
+	want := []string{"nobody can connect to unix:" + path + moved, "nobody can connect to the admin socket " + admin + moved}
+	if actions(told) != "a kept" || !slices.Equal(told.Warnings[len(told.Warnings)-2:], want) {
+		t.Errorf("told %+v, want %q", told, want)
+	}
+	for _, place := range []string{path, admin} {
+		if b, err := os.ReadFile(place); string(b) != "precious" {
+			t.Errorf("%s: %q, %v", place, b, err)
+		}
 	}
 }
 

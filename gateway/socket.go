@@ -30,6 +30,7 @@ type adminSocket struct {
 
 	// owned by Apply
 	path   string // of the socket in use; "" where there is none
+	socket *listen.UnixSocket
 	server *http.Server
 }
 
@@ -134,7 +135,7 @@ func (c *adminChange) Commit() {
 	if old := a.server; old != nil {
 		a.serving.Go(func() { shut(a.ending, old) })
 	}
-	a.path, a.server = c.path, nil
+	a.path, a.socket, a.server = c.path, c.socket, nil
 	if c.socket == nil {
 		return
 	}
@@ -153,6 +154,25 @@ func (c *adminChange) Abort() {
 		c.socket.Close()
 		removeEmpty(c.made)
 	}
+}
+
+// mend makes the socket again if somebody removed its file, and tells so, or why it cannot be reached; "" where nothing is wrong.
+func (a *adminSocket) mend() (told string) {
+	if a.socket == nil {
+		return ""
+	}
+	gone, err := a.socket.Gone()
+	if gone {
+		var socket *listen.UnixSocket
+		if socket, _, err = bindAdmin(a.path); err == nil {
+			(&adminChange{admin: a, path: a.path, socket: socket}).Commit()
+			return "the file of the admin socket " + a.path + " was gone: it is made again"
+		}
+	}
+	if err != nil {
+		return fmt.Sprintf("nobody can connect to the admin socket %s: %v", a.path, err)
+	}
+	return ""
 }
 
 // close stops serving.

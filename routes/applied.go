@@ -22,4 +22,5 @@ const (
 	Added   = "added"
 	Removed = "removed"
 	Rebound = "rebound" // on another address
+	Remade  = "remade"  // on the same address, with another socket: the file of its Unix socket was gone
 )

@@ -74,48 +74,48 @@ func TestWhat_only_the_whole_shows_is_a_fault_with_its_place(t *testing.T) {
 	const long = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 	tests := []struct{ name, content, want string }{
 		{"an unknown name", `routing_key: "mail.{recipent.domain}"`, `
-lsmtpd.yaml:4:16: listeners[0].routing_key: "mail.{recipent.domain}": there is no {recipent.domain} (did you mean recipient.domain?)`},
+lsmtpd.yaml:4:16: listeners[0].routing_key: "mail.{recipent.domain}": there is no {recipent.domain} (did you mean recipient.domain?) [listener inbound]`},
 		{"an open brace", "exchange: x\nheaders: {a: \"{sender\"}", `
-lsmtpd.yaml:5:16: listeners[0].headers.a: "{sender": { begins a name, which } must end (like {recipient.domain})`},
+lsmtpd.yaml:5:16: listeners[0].headers.a: "{sender": { begins a name, which } must end (like {recipient.domain}) [listener inbound]`},
 		{"an exchange that a sender could choose", `exchange: "{recipient.local}"`, `
-lsmtpd.yaml:4:13: listeners[0].exchange: {recipient.local} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains`},
+lsmtpd.yaml:4:13: listeners[0].exchange: {recipient.local} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]`},
 		{"a domain that nobody names", `exchange: "{recipient.domain}"`, `
-lsmtpd.yaml:4:13: listeners[0].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains`},
+lsmtpd.yaml:4:13: listeners[0].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]`},
 		{"a domain that a route does not name", `
 routes:
 - {match: {sender: a.b}, exchange: "{recipient.domain}"}
 - {match: {recipient: .a.b}, exchange: "{recipient.domain}"}
 - {match: {recipient: [a.b, "*@*.c"]}, exchange: "{recipient.domain}"}
 - {match: {recipient: [a.b, "*@c", "x*@d", u@e]}, exchange: "{recipient.domain}"}`, `
-lsmtpd.yaml:5:38: listeners[0].routes[0].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains
-lsmtpd.yaml:6:42: listeners[0].routes[1].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains
-lsmtpd.yaml:7:52: listeners[0].routes[2].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains`},
+lsmtpd.yaml:5:38: listeners[0].routes[0].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]
+lsmtpd.yaml:6:42: listeners[0].routes[1].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]
+lsmtpd.yaml:7:52: listeners[0].routes[2].exchange: {recipient.domain} is not allowed here: a sender could choose the exchange by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]`},
 		{"a queue that a sender could choose", "exchange: \"\"\nrouting_key: \"{sender.domain}\"", `
-lsmtpd.yaml:5:16: listeners[0].routing_key: {sender.domain} is not allowed on the default exchange: a sender could choose the queue by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains`},
+lsmtpd.yaml:5:16: listeners[0].routing_key: {sender.domain} is not allowed on the default exchange: a sender could choose the queue by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]`},
 		{"a queue that a sender could choose by the listener's key", `
 exchange: x
 routing_key: "{recipient}"
 routes: [{match: {recipient: a.b}, exchange: ""}]`, `
-lsmtpd.yaml:6:12: listeners[0].routes[0].routing_key: {recipient} is not allowed on the default exchange: a sender could choose the queue by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains`},
+lsmtpd.yaml:6:12: listeners[0].routes[0].routing_key: {recipient} is not allowed on the default exchange: a sender could choose the queue by it; allowed are {listener}, {user}, and {recipient.domain} where match.recipient names the domains [listener inbound]`},
 		{"the default exchange without a queue", `exchange: ""`, `
-lsmtpd.yaml:2:3: listeners[0].routing_key: is missing: on the default exchange it names the queue`},
+lsmtpd.yaml:2:3: listeners[0].routing_key: is missing: on the default exchange it names the queue [listener inbound]`},
 		{"no exchange anywhere", "routes: [{match: {recipient: a.b}}, {match: {recipient: c.d}, exchange: x}]", `
-lsmtpd.yaml:4:12: listeners[0].routes[0]: has no exchange, and its listener has none either: give one of them exchange, or the route reject`},
+lsmtpd.yaml:4:12: listeners[0].routes[0]: has no exchange, and its listener has none either: give one of them exchange, or the route reject [listener inbound]`},
 		{"entries that match nothing there is", `
 exchange: x
 routes:
 - match: {recipient: ["a b@c", postmaster, "<>", "@", "a@.b", "*@b..c", "*@bü*.de", "*@[192.0.2.*]", ".[192.0.2.1]", ""], sender: "a@b@c"}`, `
-lsmtpd.yaml:6:25: listeners[0].routes[0].match.recipient[0]: "a b@c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:34: listeners[0].routes[0].match.recipient[1]: "postmaster" would be a domain: write postmaster@*
-lsmtpd.yaml:6:46: listeners[0].routes[0].match.recipient[2]: "<>" is the null sender: no recipient is
-lsmtpd.yaml:6:52: listeners[0].routes[0].match.recipient[3]: "@" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:57: listeners[0].routes[0].match.recipient[4]: "a@.b" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:65: listeners[0].routes[0].match.recipient[5]: "*@b..c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:75: listeners[0].routes[0].match.recipient[6]: "*@bü*.de" has a * in a domain that is not ASCII: write its labels as xn--…
-lsmtpd.yaml:6:87: listeners[0].routes[0].match.recipient[7]: "*@[192.0.2.*]" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:104: listeners[0].routes[0].match.recipient[8]: ".[192.0.2.1]" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:120: listeners[0].routes[0].match.recipient[9]: "" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)
-lsmtpd.yaml:6:133: listeners[0].routes[0].match.sender[0]: "a@b@c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com)`},
+lsmtpd.yaml:6:25: listeners[0].routes[0].match.recipient[0]: "a b@c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:34: listeners[0].routes[0].match.recipient[1]: "postmaster" would be a domain: write postmaster@* [listener inbound]
+lsmtpd.yaml:6:46: listeners[0].routes[0].match.recipient[2]: "<>" is the null sender: no recipient is [listener inbound]
+lsmtpd.yaml:6:52: listeners[0].routes[0].match.recipient[3]: "@" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:57: listeners[0].routes[0].match.recipient[4]: "a@.b" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:65: listeners[0].routes[0].match.recipient[5]: "*@b..c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:75: listeners[0].routes[0].match.recipient[6]: "*@bü*.de" has a * in a domain that is not ASCII: write its labels as xn--… [listener inbound]
+lsmtpd.yaml:6:87: listeners[0].routes[0].match.recipient[7]: "*@[192.0.2.*]" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:104: listeners[0].routes[0].match.recipient[8]: ".[192.0.2.1]" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:120: listeners[0].routes[0].match.recipient[9]: "" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]
+lsmtpd.yaml:6:133: listeners[0].routes[0].match.sender[0]: "a@b@c" is not an address, a domain, a .suffix or a pattern (like user@example.com, example.com, .example.com, *@example.com) [listener inbound]`},
 		{"replies that do not refuse", `
 routes:
 - {match: {user: a}, reject: "250 2.0.0 fine"}
@@ -126,14 +126,14 @@ routes:
 - {match: {user: a}, reject: "560 no"}
 - {match: {user: a}, reject: "` + long + long + long + long + `a"}
 - {match: {user: a}, reject: "550 no", exchange: x}`, `
-lsmtpd.yaml:5:32: listeners[0].routes[0].reject: "250 2.0.0 fine" is not a reply that refuses (like 550 5.1.1 this address has moved)
-lsmtpd.yaml:6:32: listeners[0].routes[1].reject: "55 no" is not a reply that refuses (like 550 5.1.1 this address has moved)
-lsmtpd.yaml:7:32: listeners[0].routes[2].reject: "550 4.1.1 no": 4.1.1 is of another class than 550
-lsmtpd.yaml:8:32: listeners[0].routes[3].reject: "421 go away": 421 says that the server goes away: take 450 or 451
-lsmtpd.yaml:9:32: listeners[0].routes[4].reject: "nö" holds a sign that a reply cannot: only ASCII is understood by every client
-lsmtpd.yaml:10:32: listeners[0].routes[5].reject: "560 no" is not a reply that refuses (like 550 5.1.1 this address has moved)
-lsmtpd.yaml:11:32: listeners[0].routes[6].reject: is over 400 octets
-lsmtpd.yaml:12:32: listeners[0].routes[7].reject: refuses the mail, and exchange, routing_key, format or headers say where it goes: keep one of the two`},
+lsmtpd.yaml:5:32: listeners[0].routes[0].reject: "250 2.0.0 fine" is not a reply that refuses (like 550 5.1.1 this address has moved) [listener inbound]
+lsmtpd.yaml:6:32: listeners[0].routes[1].reject: "55 no" is not a reply that refuses (like 550 5.1.1 this address has moved) [listener inbound]
+lsmtpd.yaml:7:32: listeners[0].routes[2].reject: "550 4.1.1 no": 4.1.1 is of another class than 550 [listener inbound]
+lsmtpd.yaml:8:32: listeners[0].routes[3].reject: "421 go away": 421 says that the server goes away: take 450 or 451 [listener inbound]
+lsmtpd.yaml:9:32: listeners[0].routes[4].reject: "nö" holds a sign that a reply cannot: only ASCII is understood by every client [listener inbound]
+lsmtpd.yaml:10:32: listeners[0].routes[5].reject: "560 no" is not a reply that refuses (like 550 5.1.1 this address has moved) [listener inbound]
+lsmtpd.yaml:11:32: listeners[0].routes[6].reject: is over 400 octets [listener inbound]
+lsmtpd.yaml:12:32: listeners[0].routes[7].reject: refuses the mail, and exchange, routing_key, format or headers say where it goes: keep one of the two [listener inbound]`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -156,8 +156,8 @@ listeners:
 log: {level: loud}
 `[1:])
 	want := `
-lsmtpd.yaml:2:28: listeners[0]: unknown key "exchagne" (did you mean exchange?)
-lsmtpd.yaml:3:38: listeners[1].exchange: "{x}": there is no {x}
+lsmtpd.yaml:2:28: listeners[0]: unknown key "exchagne" (did you mean exchange?) [listener a]
+lsmtpd.yaml:3:38: listeners[1].exchange: "{x}": there is no {x} [listener b]
 lsmtpd.yaml:4:14: log.level: "loud" is not debug, info, warn or error`[1:]
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
@@ -190,7 +190,7 @@ func TestA_listener_that_refuses_everybody_is_a_warning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "lsmtpd.yaml:1:13: listeners[0]: has neither exchange nor routes: every recipient is refused"
+	want := "lsmtpd.yaml:1:13: listeners[0]: has neither exchange nor routes: every recipient is refused [listener a]"
 	if got := table.Warnings.Error(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

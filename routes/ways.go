@@ -1,6 +1,9 @@
 package routes
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Way is where mail of a listener can go, as far as that is known before there is any.
 type Way struct {
@@ -62,12 +65,20 @@ func (r *Route) way(l *Listener, number int) Way {
 
 // Exchanges returns the names of the exchanges that are known before there is mail, each once, in order.
 func (t *Table) Exchanges() []string {
-	names := []string{}
-	for _, w := range t.Ways() {
-		if w.Exchange != nil {
-			names = append(names, *w.Exchange)
+	names := map[string]bool{}
+	var last *template // a listener's many routes mostly share one
+	add := func(r *Route) {
+		if r.Refusal == nil && r.exchange != last && r.exchange.isLiteral() {
+			names[r.exchange.text], last = true, r.exchange
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	for _, l := range t.Listeners {
+		if l.fallback != nil {
+			add(l.fallback)
+		}
+		for i := range l.routes {
+			add(&l.routes[i])
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }

@@ -44,7 +44,7 @@ func serveAt(t *testing.T, url string) (c *Client, path string, stop func()) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	g := gateway.New(gateway.Options{Log: log, Version: "1.2.3"})
-	r := &reload.Reloader{Path: path, Apply: g.Apply, Log: log}
+	r := &reload.Reloader{Path: path, Apply: g.Apply, Mend: g.Mend, Log: log}
 	g.ServeAdmin(Handler(g, r))
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})

@@ -48,7 +48,7 @@ func benchmarkReload(b *testing.B, each int) {
 		}
 	}
 	g := gateway.New(gateway.Options{Log: slog.New(slog.DiscardHandler)})
-	r := &reload.Reloader{Path: path, Log: slog.New(slog.DiscardHandler), Apply: g.Apply}
+	r := &reload.Reloader{Path: path, Log: slog.New(slog.DiscardHandler), Apply: g.Apply, Mend: g.Mend}
 	write(path, 0)
 	write(twin, 1000)
 	ctx, stop := context.WithCancel(context.Background())

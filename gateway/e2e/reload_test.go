@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -235,7 +237,7 @@ func TestA_port_that_somebody_holds_rejects_the_whole_and_is_taken_by_itself_whe
 	must(t, err)
 	t.Cleanup(func() { held.Close() })
 	r := d.reload()
-	want := fmt.Sprintf("%s:8:27: listeners[1].address: cannot listen on %s: address already in use (another program listens there: stop it, or choose another port)", d.ConfigPath(), d.Addr(t, "more"))
+	want := fmt.Sprintf("%s:8:27: listeners[1].address: cannot listen on %s: address already in use (another program listens there: stop it, or choose another port) [listener more]", d.ConfigPath(), d.Addr(t, "more"))
 	if r.Result != reload.Rejected || len(r.Errors) != 1 || r.Errors[0] != want {
 		t.Errorf("report %s, want the error %s", r, want)
 	}
@@ -248,8 +250,8 @@ func TestA_port_that_somebody_holds_rejects_the_whole_and_is_taken_by_itself_whe
 	deliver(t, d.Addr(t, "in"), "ann@client.example", "bob@example.com")
 	rabbit.Drain(t, q, 1, patience)
 	must(t, held.Close())
-	d.Await(t, "it is applied", 0, func(l daemon.Line) bool {
-		return l.Field("msg") == "configuration applied" && strings.Contains(l.Text, `"trigger":"retry"`)
+	d.Await(t, "it is applied", 0, func(l daemon.Line) bool { // by retry, or by the watcher if the file's event was late
+		return l.Field("msg") == "configuration applied" && strings.Contains(l.Text, `"generation":2`)
 	})
 	deliver(t, d.Addr(t, "more"), "ann@client.example", "bob@example.com")
 	if s := d.status().Config; s.Degraded || s.Errors != nil || s.Generation != 2 {
@@ -263,4 +265,17 @@ func steady(s admin.Status) admin.Status {
 	s.Process = gateway.ProcessStatus{}
 	s.Config.Degraded, s.Config.Errors, s.Config.Reloads = false, nil, nil
 	return s
+}
+
+func TestAn_admin_socket_whose_file_was_removed_is_made_again_by_a_hangup(t *testing.T) {
+	t.Parallel()
+	d := startReloadable(t, rabbit.Shared(t).URL(), config(listener("in", "nowhere")))
+	must(t, os.Remove(d.client.Socket))
+	d.Signal(t, syscall.SIGHUP)
+	d.Await(t, "it says so", 0, func(l daemon.Line) bool {
+		return l.Field("msg") == "configuration unchanged" && strings.Contains(l.Text, "the file of the admin socket "+d.client.Socket+" was gone")
+	})
+	if s := d.status(); s.Config.Generation != 1 || s.Config.Degraded {
+		t.Errorf("status %+v", s)
+	}
 }

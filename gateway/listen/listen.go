@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // Set is the listening sockets in force.
@@ -34,7 +33,7 @@ type Change struct {
 	removed []string
 }
 
-// Unbound is the error of Prepare: why, by address.
+// Unbound tells why addresses have no socket, or none that can be found.
 type Unbound map[string]error
 
 // Error gives one line an address.
@@ -85,7 +84,8 @@ func (c *Change) Abort() {
 	}
 }
 
-// Commit serves the new sockets, and takes those that are no longer wanted out of service: they close once nobody waits there.
+// Commit serves the new sockets, and takes those that are no longer wanted out of service: nobody new gets in there, and they
+// close once nobody waits.
 func (c *Change) Commit() {
 	s := c.set
 	s.mu.Lock()
@@ -97,41 +97,55 @@ func (c *Change) Commit() {
 		s.sockets[sock.address] = sock
 		s.accepting.Go(func() { s.accept(sock) })
 	}
-	s.retire(c.removed)
+	var gone []*socket
+	for _, address := range c.removed {
+		gone = append(gone, s.sockets[address])
+		delete(s.sockets, address)
+	}
+	s.retire(gone)
+}
+
+// Mend makes the sockets again whose files somebody removed; who is connected stays so. It returns their addresses, and of the other
+// addresses that nobody can find any more why.
+func (s *Set) Mend() (mended []string, lost Unbound) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost = Unbound{}
+	var gone []*socket
+	for address, sock := range s.sockets {
+		again, err := sock.again()
+		switch {
+		case err != nil:
+			lost[address] = fmt.Errorf("nobody can connect to %s: %w", address, err)
+		case again != nil:
+			s.sockets[address] = again
+			s.accepting.Go(func() { s.accept(again) })
+			mended, gone = append(mended, address), append(gone, sock)
+		}
+	}
+	s.retire(gone)
+	return mended, lost
 }
 
 // Close retires every socket and returns when the last of them is closed.
 func (s *Set) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.retire(slices.Collect(maps.Keys(s.sockets)))
+	s.retire(slices.Collect(maps.Values(s.sockets)))
+	clear(s.sockets)
 	s.accepting.Wait()
 }
 
-// retire ends the accept loops of these addresses and has their sockets swept and closed. Mostly that is done at once; for a
-// client half-way through its handshake nobody waits here any longer than retireWait. The caller holds mu.
-func (s *Set) retire(addresses []string) {
-	if len(addresses) == 0 {
+// retire lets nobody new in at these sockets, and has them swept and closed; it does not wait for that. The caller holds mu.
+func (s *Set) retire(socks []*socket) {
+	if len(socks) == 0 {
 		return
 	}
-	socks := make([]*socket, len(addresses))
-	for i, address := range addresses {
-		socks[i] = s.sockets[address]
-		socks[i].wake()
-		delete(s.sockets, address)
+	for _, sock := range socks {
+		sock.wake()
 	}
 	s.closing = append(s.closing, socks...)
-	swept := make(chan struct{})
-	s.accepting.Go(func() {
-		defer close(swept)
-		s.sweep(socks)
-	})
-	timer := time.NewTimer(retireWait)
-	defer timer.Stop()
-	select {
-	case <-swept:
-	case <-timer.C:
-	}
+	s.accepting.Go(func() { s.sweep(socks) })
 }
 
 // awaitClosed returns when no socket that is being swept stands in the way of address. The caller holds mu.

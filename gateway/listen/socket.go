@@ -109,13 +109,27 @@ func (sock *socket) bound() string {
 	return sock.address
 }
 
-// wake tells the accept loop to end. Nobody finds the path of a Unix socket any more.
+// again returns a socket in place of one whose file is gone; nil where nothing is.
+func (sock *socket) again() (*socket, error) {
+	u, ok := sock.listener.(*UnixSocket)
+	if !ok {
+		return nil, nil
+	}
+	gone, err := u.Gone()
+	if err != nil || !gone {
+		return nil, err
+	}
+	return bind(sock.address)
+}
+
+// wake tells the accept loop to end, and lets nobody new in. Nobody finds the path of a Unix socket any more.
 func (sock *socket) wake() {
 	if u, ok := sock.listener.(*UnixSocket); ok {
 		u.unlink()
 	}
 	close(sock.closing)
 	sock.SetDeadline(time.Unix(1, 0))
+	sock.deafen()
 }
 
 // accept takes connections until the socket is to close. It outlives a want of descriptors.

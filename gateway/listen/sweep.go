@@ -15,7 +15,6 @@ import (
 // about to enter, as a handshake or into the queue, is for a moment in neither.
 
 const (
-	retireWait = 50 * time.Millisecond // for all sweeps of a reload to end, before it goes on without them
 	sweepMost  = 2 * time.Second       // for clients half-way in: the kernel asks one that is silent again after a second
 	sweepBlind = 50 * time.Millisecond // the same, where the kernel does not tell whether there are any
 	sweepPause = 2 * time.Millisecond  // between two looks
@@ -25,11 +24,10 @@ const (
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
 const mostSwept = 1 << 16
 
-// sweep takes what the kernel has queued for sockets that close, and closes them.
+// sweep takes what the kernel has queued for sockets that were woken, and closes them.
 func (s *Set) sweep(socks []*socket) {
 	for _, sock := range socks {
 		<-sock.left
-		sock.deafen()
 	}
 	begun := time.Now()
 	for left := slices.Clone(socks); ; time.Sleep(sweepPause) {

@@ -76,6 +76,18 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
+// Gone tells whether the socket's file was removed, so that nobody finds it any more. That another file is in its place is an error.
+func (s *UnixSocket) Gone() (bool, error) {
+	now, err := os.Lstat(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err == nil && !os.SameFile(now, s.info):
+		return false, errors.New("another file is in the place of its socket: move that away, and reload")
+	}
+	return false, err
+}
+
 // Close stops listening, and removes the file if it still is this socket's.
 func (s *UnixSocket) Close() error {
 	s.unlink()

@@ -3,6 +3,7 @@ package publish
 import (
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,7 +56,31 @@ func (s *scratch) ask(q question) error {
 	if err != nil {
 		return err
 	}
-	return ch.ExchangeDeclarePassive(q.exchange, amqp.ExchangeDirect, false, false, false, false, nil)
+	return exists(ch, q.exchange, false)
+}
+
+// exists asks on ch for one exchange. With noWait the broker says nothing where it exists.
+func exists(ch *amqp.Channel, exchange string, noWait bool) error {
+	return ch.ExchangeDeclarePassive(exchange, amqp.ExchangeDirect, false, false, false, noWait, nil)
+}
+
+// allThere tells whether all questions are for whether exchanges exist, and the answer to each is yes. It costs one round trip: the
+// broker is silent about those that exist, but for the last, and closes the channel for the first that does not.
+func (s *scratch) allThere(questions []question) bool {
+	names := make([]string, 0, len(questions))
+	for _, q := range questions {
+		switch {
+		case q.write:
+			return false
+		case q.exchange != "":
+			names = append(names, q.exchange)
+		}
+	}
+	ch, err := s.channel() // one and the same for all: another would know nothing of a refusal
+	for i := 0; i < len(names) && err == nil; i++ {
+		err = exists(ch, names[i], i < len(names)-1)
+	}
+	return err == nil
 }
 
 const probeKey = "lsmtpd.probe"
@@ -102,14 +127,27 @@ func (s *scratch) write(exchange string, body []byte) error {
 	}
 }
 
-// ask puts questions one after the other, and tells each answer, until tell says that it is enough or the link breaks.
+// askedAtOnce is how many questions are put in one go: where the answer to one of them is no, each is asked alone.
+const askedAtOnce = 32
+
+// ask puts questions, and tells each answer, until tell says that it is enough or the link breaks. It leaves a channel open for the
+// next time: on a busy broker, to open one takes longer than to ask.
 func (l *link) ask(questions []question, tell func(exchange string, err error) (more bool)) {
-	s := scratch{link: l}
-	defer s.close()
-	for _, q := range questions {
-		err := s.ask(q)
-		if l.broken() || !tell(q.exchange, err) {
-			return
+	s := scratch{link: l, ch: l.idle.Swap(nil)}
+	defer func() {
+		s.ch = l.idle.Swap(s.ch) // of another who asked meanwhile
+		s.close()
+	}()
+	for some := range slices.Chunk(questions, askedAtOnce) {
+		all := len(some) > 1 && s.allThere(some)
+		for _, q := range some {
+			var err error
+			if !all {
+				err = s.ask(q)
+			}
+			if l.broken() || !tell(q.exchange, err) {
+				return
+			}
 		}
 	}
 }

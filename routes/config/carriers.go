@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -40,10 +41,23 @@ func (d *decoder) readListeners(list []Listener, defaults *Listener) []Listener 
 		list = append(list, *defaults)
 		l := &list[len(list)-1]
 		l.Key, l.Place = "listeners["+strconv.Itoa(i)+"]", d.place(entry)
+		before := len(*d.faults)
 		l.marks = d.carry(entry, reflect.ValueOf(l).Elem(), listenerGroup, l.Key)
 		l.marks.under = &defaults.marks
+		if l.marks.own("name") { // it may stand behind what is wrong
+			nameFaults((*d.faults)[before:], l)
+		}
 	}
 	return list
+}
+
+// nameFaults enters l's name into those of faults that are in its entry, and not in a file that it names.
+func nameFaults(faults Faults, l *Listener) {
+	for i := range faults {
+		if strings.HasPrefix(faults[i].Key, l.Key) {
+			faults[i].listener = l.Name
+		}
+	}
 }
 
 func (d *decoder) readRoutes(n *yaml.Node, v reflect.Value, f *field) {

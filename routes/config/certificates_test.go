@@ -84,8 +84,8 @@ listeners:
 	})
 	_, err := Read("lsmtpd.yaml")
 	const why = "the certificate and its key do not load: private key does not match public key"
-	want := "lsmtpd.yaml:2:47: listeners[0].tls.cert_file: " + why + "\n" +
-		"lsmtpd.yaml:8:19: listeners[1].tls.certificates[1].cert_file: " + why
+	want := "lsmtpd.yaml:2:47: listeners[0].tls.cert_file: " + why + " [listener one]\n" +
+		"lsmtpd.yaml:8:19: listeners[1].tls.certificates[1].cert_file: " + why + " [listener several]"
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}

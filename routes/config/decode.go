@@ -83,9 +83,9 @@ func (d *decoder) markVariable(key string) {
 // carry decodes the carrier v from n and returns its marks. key counts from the carrier around it.
 func (d *decoder) carry(n *yaml.Node, v reflect.Value, g *group, key string) marks {
 	inside, first := d.inside, d.first
-	d.inside, d.first = d.inside+key, len(d.marks)
+	d.first = len(d.marks)
 	if key != "" {
-		d.inside += "."
+		d.inside += key + "."
 	}
 	d.mapping(n, v, g, "")
 	d.check(n, v, "")

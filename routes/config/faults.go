@@ -33,6 +33,7 @@ type Fault struct {
 
 	included string // the file that is at fault, where Place is the one that names it
 	beside   string // the other file, where two do not go together
+	listener string // the name of the listener that it is in; "" where it is in none, or that has none
 }
 
 // Files returns the files of which one must be mended, the likelier first.
@@ -47,13 +48,17 @@ func (f *Fault) Files() []string {
 	return files
 }
 
-// String writes f like "lsmtpd.yaml:14:7: listeners[1].size_limit: …".
+// String writes f like "lsmtpd.yaml:14:7: listeners[1].size_limit: … [listener inbound]".
 func (f Fault) String() string {
 	s := f.Place.String() + ": "
 	if f.Key != "" {
 		s += f.Key + ": "
 	}
-	return s + f.Message
+	s += f.Message
+	if f.listener != "" {
+		s += " [listener " + f.listener + "]"
+	}
+	return s
 }
 
 // Faults is every fault of a configuration, in the order of their places. It is the error that Read returns.

@@ -129,11 +129,15 @@ func (r *Route) At(key string) Place {
 
 // Fault makes a Fault of one of l's keys; of the whole listener where key is "".
 func (l *Listener) Fault(key, message string) Fault {
-	return Fault{Place: l.At(key), Key: strings.TrimSuffix(l.Key+"."+key, "."), Message: message}
+	f := Fault{Place: l.At(key), Key: strings.TrimSuffix(l.Key+"."+key, "."), Message: message}
+	if all, inDefaults := l.marks.under.at(key); !inDefaults || all != f.Place {
+		f.listener = l.Name
+	}
+	return f
 }
 
 // RouteFault makes a Fault of a key of l's route i; of the whole route where key is "".
 func (l *Listener) RouteFault(i int, key, message string) Fault {
 	whole := strings.TrimSuffix(l.Key+".routes["+strconv.Itoa(i)+"]."+key, ".")
-	return Fault{Place: l.Routes[i].At(key), Key: whole, Message: message}
+	return Fault{Place: l.Routes[i].At(key), Key: whole, Message: message, listener: l.Name}
 }

@@ -253,10 +253,10 @@ listeners:
 			t.Errorf("%s is at %v, want %v", tt.name, tt.got, want)
 		}
 	}
-	if got := l.RouteFault(0, "exchange", "is bad").String(); got != "lsmtpd.yaml:8:19: listeners[0].routes[0].exchange: is bad" {
+	if got := l.RouteFault(0, "exchange", "is bad").String(); got != "lsmtpd.yaml:8:19: listeners[0].routes[0].exchange: is bad [listener a]" {
 		t.Error(got)
 	}
-	if got := l.Fault("", "is bad").String(); got != "lsmtpd.yaml:3:5: listeners[0]: is bad" {
+	if got := l.Fault("", "is bad").String(); got != "lsmtpd.yaml:3:5: listeners[0]: is bad [listener a]" {
 		t.Error(got)
 	}
 }

@@ -30,6 +30,7 @@ var ErrStopped = errors.New("the daemon is stopping")
 type Reloader struct {
 	Path  string
 	Apply func(context.Context, *routes.Table) (routes.Applied, error)
+	Mend  func() routes.Applied // called where the files say what is in force already; nil: there is nothing to mend
 	Log   *slog.Logger
 
 	once     sync.Once
@@ -241,6 +242,10 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 	if err == nil && r.table != nil {
 		if read.Digest == report.Before {
 			r.forget()
+			if r.Mend != nil {
+				mended := r.Mend()
+				report.Listeners, report.Warnings = mended.Listeners, mended.Warnings
+			}
 			return r.conclude(report, Unchanged, nil), nil
 		}
 		report.Changes = config.Diff(r.table.Config, read)
@@ -338,7 +343,8 @@ func (r *Reloader) count(report *Report) (known bool) {
 		s.Succeeded = time.Now()
 	}
 	report.Generation = s.Generation
-	unasked := report.Trigger == Retry && report.Result == Rejected || report.Trigger == Watch && report.Result == Unchanged
+	unasked := report.Trigger == Retry && report.Result == Rejected ||
+		report.Trigger == Watch && report.Result == Unchanged && len(report.Listeners) == 0
 	known = unasked && slices.Equal(s.Errors, report.Errors)
 	s.Errors = report.Errors
 	s.Degraded = len(s.Errors) > 0

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,7 +45,7 @@ func TestAn_invalid_file_is_rejected_and_told_and_the_return_to_the_running_one_
 	}
 	s.replace(strings.Replace(good, "1000", "10 MBit", 1))
 	r := s.reload()
-	const want = "lsmtpd.yaml:5:17: listeners[0].size_limit: \"10 MBit\" is not a size (like 10MiB)"
+	const want = "lsmtpd.yaml:5:17: listeners[0].size_limit: \"10 MBit\" is not a size (like 10MiB) [listener a]"
 	if r.Result != Rejected || r.Generation != 1 || len(r.Errors) != 1 || r.Errors[0] != s.dir+"/"+want {
 		t.Errorf("the invalid one: %+v", r)
 	}
@@ -289,6 +291,42 @@ func TestA_reload_that_is_asked_of_one_who_stops_is_refused(t *testing.T) {
 	})
 }
 
+func TestWhat_a_reload_that_changes_nothing_mends_is_reported_whoever_asked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := emptySite(t).deaf()
+		s.write(listeners(1000, "a"))
+		mended := routes.Applied{
+			Listeners: []routes.AppliedListener{{Name: "a", Address: "unix:/a", Action: routes.Remade}}, Warnings: []string{"of Mend"},
+		}
+		var gone atomic.Bool // the socket's file
+		gone.Store(true)
+		s.Reloader.Mend = func() routes.Applied {
+			if !gone.Load() {
+				return routes.Applied{}
+			}
+			return mended
+		}
+		s.run()
+		r := s.reload()
+		if r.Result != Unchanged || r.Generation != 1 || !slices.Equal(r.Listeners, mended.Listeners) || !slices.Equal(r.Warnings, mended.Warnings) {
+			t.Errorf("report %+v", r)
+		}
+		touch := func() {
+			s.watcher.mark()
+			time.Sleep(time.Second)
+		}
+		touch()
+		gone.Store(false)
+		touch()
+		if got := results(s.History()); got != "start applied, command unchanged, watch unchanged" {
+			t.Error(got)
+		}
+		if got := r.String(); !strings.HasSuffix(got, "; remade a on unix:/a; warning: of Mend") {
+			t.Error(got)
+		}
+	})
+}
+
 func TestThe_history_keeps_the_last_twenty_and_leaves_out_what_tells_nothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, listeners(1000, "a")).deaf().run()
@@ -385,7 +423,7 @@ func TestA_broken_included_file_keeps_its_last_good_listeners_and_the_rest_appli
 	file("a.yaml", tenant("a", 2, ""))
 	file("b.yaml", tenant("b", 3, ", nonsense: 1"))
 	s.deaf().run()
-	if st := s.Status(); s.inForce() != "main a" || !st.Degraded || st.Errors[0] != s.dir+"/t/b.yaml:1:51: listeners[0]: unknown key \"nonsense\"" {
+	if st := s.Status(); s.inForce() != "main a" || !st.Degraded || st.Errors[0] != s.dir+"/t/b.yaml:1:51: listeners[0]: unknown key \"nonsense\" [listener b]" {
 		t.Fatalf("%q, %+v", s.inForce(), st)
 	}
 	if h := s.History(); h[0].Result != Applied || len(h[0].Errors) != 1 {

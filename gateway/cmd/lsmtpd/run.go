@@ -64,7 +64,7 @@ func (p *program) serve(path string, logs *logging) error {
 	log := logs.logger()
 	g := gateway.New(gateway.Options{Log: log, Version: programVersion()})
 	starting := sync.OnceFunc(func() { log.Info("starting", "version", programVersion(), "config", path) })
-	r := &reload.Reloader{Path: path, Log: log, Apply: func(ctx context.Context, t *routes.Table) (routes.Applied, error) {
+	r := &reload.Reloader{Path: path, Log: log, Mend: g.Mend, Apply: func(ctx context.Context, t *routes.Table) (routes.Applied, error) {
 		before := logs.set(t.Config.Log)
 		starting()
 		applied, err := g.Apply(ctx, t)
