@@ -33,7 +33,9 @@ type directory interface {
 // file is one that is being written. Close without a successful link or replace before it leaves nothing.
 type file interface {
 	io.WriteCloser
+	io.WriterAt
 	Sync() error
+	flush(off, n int64) error  // those octets go to the disk now, so that Sync has little to wait for
 	link(name string) error    // a name that nobody has
 	replace(name string) error // a name that another file has, which loses it
 }
@@ -89,6 +91,18 @@ func (d *root) create() (file, error) {
 type unnamedFile struct {
 	*os.File
 	root *root
+}
+
+func (f *unnamedFile) flush(off, n int64) error { return flush(f.File, off, n) }
+func (f *namedFile) flush(off, n int64) error   { return flush(f.File, off, n) }
+
+// flush writes octets of a file to the disk and waits for them. Where the system cannot, that is left to fsync.
+func flush(f *os.File, off, n int64) error {
+	err := unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return os.NewSyscallError("sync_file_range", err)
 }
 
 func (f *unnamedFile) link(name string) error {

@@ -52,7 +52,7 @@ func (s *Spool) Remember(paths []string) error {
 		for _, path := range paths {
 			text.WriteString(predecessorLine(path) + "\n")
 		}
-		return s.ofPredecessors(s.replace(PredecessorsFile, []byte(text.String())))
+		return s.ofPredecessors(s.replace(PredecessorsFile, func(f file) error { return writeAll(f, []byte(text.String())) }))
 	}
 	err := s.dir.remove(PredecessorsFile)
 	if err == nil {
