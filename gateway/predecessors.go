@@ -32,7 +32,7 @@ func (c *storeChange) openPredecessors() {
 func (c *storeChange) recall(d *directory) []string {
 	paths, err := d.Predecessors()
 	if err != nil {
-		c.warnings = append(c.warnings, fmt.Sprintf("it is not known where mail was spooled before %s, and that mail may wait unseen: %v", d.path, err))
+		c.warnings = append(c.warnings, forgotten(d.path, err.Error()))
 	}
 	d.remembers = paths
 	return paths
@@ -57,17 +57,48 @@ func (c *storeChange) warn() {
 	}
 	maps.Copy(all, c.lost)
 	delete(all, c.dir.path)
-	for _, path := range slices.Sorted(maps.Keys(all)) {
-		c.warnings = append(c.warnings, fmt.Sprintf("mail was spooled in %s before, and what is left of it waits unseen: %s; it is replayed as soon as that is mended, or, to give it up: stop lsmtpd and remove the line from %s",
-			path, all[path], filepath.Join(c.dir.path, spool.PredecessorsFile)))
+	for i, path := range slices.Sorted(maps.Keys(all)) {
+		if i == maxTold {
+			c.warnings = append(c.warnings, fmt.Sprintf("mail was spooled in %d more directories before that cannot be opened", len(all)-i))
+			break
+		}
+		c.warnings = append(c.warnings, unopened(path, all[path], c.dir.path))
 	}
+}
+
+// maxTold is how many spools that cannot be opened are told of one by one.
+const maxTold = 20
+
+// unopened tells of a spool that cannot be opened because of why; the one in use is at current.
+func unopened(path, why, current string) string {
+	return fmt.Sprintf("mail was spooled in %s before, and what is left of it waits unseen: %s; it is replayed as soon as that is mended, or, to give it up: stop lsmtpd and remove the line from %s",
+		spool.Shown(path), why, filepath.Join(current, spool.PredecessorsFile))
+}
+
+// forgotten tells that it is not known, because of why, what comes before the spool at path.
+func forgotten(path, why string) string {
+	return fmt.Sprintf("it is not known where mail was spooled before %s, and that mail may wait unseen: %s", spool.Shown(path), why)
+}
+
+// Unreached tells of mail that nobody reaches: that of spools which cannot be opened, or are not known. spools are those of a Status.
+func Unreached(spools []spool.Status) []string {
+	var all []string
+	for _, s := range spools {
+		if s.Forgot != "" {
+			all = append(all, forgotten(s.Dir, s.Forgot))
+		}
+		if s.NotOpen != "" {
+			all = append(all, unopened(s.Dir, s.NotOpen, spools[0].Dir))
+		}
+	}
+	if more := len(all) - maxTold; more > 0 {
+		all = append(all[:maxTold], fmt.Sprintf("and %d more", more))
+	}
+	return all
 }
 
 // openFormer opens a spool that another one remembers. It makes no directory.
 func (s *store) openFormer(path string) (*directory, error) {
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("%q is no absolute path", path)
-	}
 	return s.openAt(spool.Options{Dir: path, Existing: true})
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -210,9 +211,10 @@ func TestA_predecessor_that_cannot_be_opened_is_warned_of_and_replayed_as_soon_a
 
 func TestWhat_an_operator_wrote_for_predecessors_stops_no_start(t *testing.T) {
 	for text, says := range map[string]string{
-		"a b\n":                            `"a b" is no absolute path`,
+		"a b\n":                            "a b: is no absolute path",
 		strings.Repeat("/x\n", 1<<19):      "octets",
 		"/nowhere/at/all\n/nowhere/at/all": "/nowhere/at/all before",
+		"/" + strings.Repeat("x", 1<<19):   "x…: has 524289 octets, which is too long for a path",
 	} {
 		dir := t.TempDir()
 		if err := os.Mkdir(dir+"/a", 0o700); err != nil {
@@ -222,11 +224,35 @@ func TestWhat_an_operator_wrote_for_predecessors_stops_no_start(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := startStore(t, dir, "a")
-		if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], says) {
-			t.Errorf("%.20q: warnings %q", text, p.warnings)
+		if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], says) || len(p.warnings[0]) > 2000 {
+			t.Errorf("%.20q: warnings %.3000q", text, p.warnings)
+		}
+		if unreached := Unreached(p.status()); len(unreached) != 1 || !strings.Contains(unreached[0], says) || len(unreached[0]) > 2000 {
+			t.Errorf("%.20q: unreached %.3000q", text, unreached)
 		}
 		p.spoolOne()
 		p.end()
+	}
+}
+
+func TestSpools_that_cannot_be_opened_are_told_of_one_by_one_up_to_twenty(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/a", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for i := range maxTold + 5 {
+		fmt.Fprintf(&text, "/nowhere/%d\n", i)
+	}
+	if err := os.WriteFile(dir+"/a/"+spool.PredecessorsFile, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startStore(t, dir, "a")
+	defer p.end()
+	for _, told := range [][]string{p.warnings, Unreached(p.status())} {
+		if len(told) != maxTold+1 || !strings.Contains(told[maxTold], "5 more") {
+			t.Errorf("told %d: %q", len(told), told)
+		}
 	}
 }
 
@@ -346,8 +372,8 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 		}
 		n++
 	}
-	if n != 2 || len(o.Warnings()) > 0 {
-		t.Errorf("%d mails, warnings %q", n, o.Warnings())
+	if n != 2 || len(o.Unreached()) > 0 {
+		t.Errorf("%d mails, warnings %q", n, o.Unreached())
 	}
 	if err := o.Close(); err != nil {
 		t.Error(err)
@@ -358,7 +384,7 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 	if o, err = OpenSpooled("c", 0); err != nil {
 		t.Fatal(err)
 	}
-	if w := o.Warnings(); len(w) != 1 || !strings.Contains(w[0], dir+"/a") {
+	if w := o.Unreached(); len(w) != 1 || !strings.Contains(w[0], dir+"/a") {
 		t.Errorf("warnings %q", w)
 	}
 	if err := o.Close(); err != nil {

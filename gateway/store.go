@@ -360,7 +360,7 @@ func (s *store) status() []spool.Status {
 		all[i] = d.Status()
 	}
 	for _, path := range slices.Sorted(maps.Keys(s.lost)) {
-		all = append(all, spool.Status{Dir: path, NotOpen: s.lost[path]})
+		all = append(all, spool.Status{Dir: spool.Shown(path), NotOpen: s.lost[path]})
 	}
 	return all
 }

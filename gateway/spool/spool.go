@@ -21,7 +21,7 @@ var ErrClosed = errors.New("spool is closed")
 // Options say where a Spool is.
 type Options struct {
 	Dir      string        // made where it is missing; its path is taken as it is given
-	Existing bool          // Dir is not made: where it is missing, that is an error
+	Existing bool          // Dir is what another spool noted as its predecessor: it may be no path, and is not made where it is missing
 	Log      *slog.Logger  // nil logs nothing
 	Limits   Limits        // as SetLimits has them
 	Broker   Broker        // nil: one that takes no mail of others
@@ -58,6 +58,7 @@ type Spool struct {
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
 	astray      error // as of the last look at the directory's path
+	forgot      error // why it is not known where mail was spooled before
 	lastError   string
 	lastErrorAt time.Time
 }
@@ -67,11 +68,11 @@ type Spool struct {
 func Open(o Options) (*Spool, error) {
 	open := openDirectory
 	if o.Existing {
-		open = openExisting
+		open = openPredecessor
 	}
 	dir, err := open(o.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("spool %s: %w", Shown(o.Dir), err)
 	}
 	return start(o, dir), nil
 }
@@ -210,6 +211,7 @@ type Status struct {
 	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
+	Forgot        string    `json:"forgot,omitempty"`   // why it is not known where mail was spooled before, and that mail waits unseen
 	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
 	Astray        string    `json:"astray,omitempty"`   // why nothing is taken: the directory is not at its path any more
 	Warning       string    `json:"warning,omitempty"`
@@ -241,6 +243,9 @@ func (s *Spool) Status() Status {
 	}
 	if s.astray != nil {
 		st.Astray = s.astray.Error()
+	}
+	if s.forgot != nil {
+		st.Forgot = s.forgot.Error()
 	}
 	if s.failing != nil {
 		st.Failing = s.failing.Error()
