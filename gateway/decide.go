@@ -38,8 +38,8 @@ func decide(p policies, results []publish.Result) (keep []bool, refusal smtp.Rep
 	return keep, refusal
 }
 
-// refuse is the reply that the policies give to a result: zero to spool. For want of memory nothing is spooled: the spool needs as
-// much.
+// refuse is the reply that the policies give to a result: zero to spool. For want of memory nothing is spooled: who sends is to
+// wait, and the disk is not to fill up beside a broker that takes mail.
 func (p policies) refuse(r publish.Result) smtp.Reply {
 	switch o := r.Outcome; {
 	case errors.Is(r.Err, memory.ErrExhausted):

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -32,9 +33,9 @@ func (c *storeChange) openPredecessors() {
 func (c *storeChange) recall(d *directory) []string {
 	paths, err := d.Predecessors()
 	if err != nil {
-		c.warnings = append(c.warnings, fmt.Sprintf("it is not known where mail was spooled before %s, and that mail may wait unseen: %v", d.path, err))
+		c.warnings = append(c.warnings, forgotten(d.path, err.Error()))
 	}
-	d.remembers = paths
+	d.remembers, d.forgot = paths, err != nil
 	return paths
 }
 
@@ -57,17 +58,48 @@ func (c *storeChange) warn() {
 	}
 	maps.Copy(all, c.lost)
 	delete(all, c.dir.path)
-	for _, path := range slices.Sorted(maps.Keys(all)) {
-		c.warnings = append(c.warnings, fmt.Sprintf("mail was spooled in %s before, and what is left of it waits unseen: %s; it is replayed as soon as that is mended, or, to give it up: stop lsmtpd and remove the line from %s",
-			path, all[path], filepath.Join(c.dir.path, spool.PredecessorsFile)))
+	for i, path := range slices.Sorted(maps.Keys(all)) {
+		if i == maxTold {
+			c.warnings = append(c.warnings, fmt.Sprintf("mail was spooled in %d more directories before that cannot be opened", len(all)-i))
+			break
+		}
+		c.warnings = append(c.warnings, unopened(path, all[path], c.dir.path))
 	}
+}
+
+// maxTold is how many spools that cannot be opened are told of one by one.
+const maxTold = 20
+
+// unopened tells of a spool that cannot be opened because of why; the one in use is at current.
+func unopened(path, why, current string) string {
+	return fmt.Sprintf("mail was spooled in %s before, and what is left of it waits unseen: %s; it is replayed as soon as that is mended, or, to give it up: stop lsmtpd and remove the line from %s",
+		spool.Shown(path), why, filepath.Join(current, spool.PredecessorsFile))
+}
+
+// forgotten tells that it is not known, because of why, what comes before the spool at path.
+func forgotten(path, why string) string {
+	return fmt.Sprintf("it is not known where mail was spooled before %s, and that mail may wait unseen: %s", spool.Shown(path), why)
+}
+
+// Unreached tells of mail that nobody reaches: that of spools which cannot be opened, or are not known. spools are those of a Status.
+func Unreached(spools []spool.Status) []string {
+	var all []string
+	for _, s := range spools {
+		if s.Forgot != "" {
+			all = append(all, forgotten(s.Dir, s.Forgot))
+		}
+		if s.NotOpen != "" {
+			all = append(all, unopened(s.Dir, s.NotOpen, spools[0].Dir))
+		}
+	}
+	if more := len(all) - maxTold; more > 0 {
+		all = append(all[:maxTold], fmt.Sprintf("and %d more", more))
+	}
+	return all
 }
 
 // openFormer opens a spool that another one remembers. It makes no directory.
 func (s *store) openFormer(path string) (*directory, error) {
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("%q is no absolute path", path)
-	}
 	return s.openAt(spool.Options{Dir: path, Existing: true})
 }
 
@@ -98,13 +130,28 @@ func (s *store) lose(more map[string]string) {
 	}
 }
 
+// expect takes in paths that an open spool remembers, and that are to be opened next. The caller holds mu.
+func (s *store) expect(paths []string) {
+	more := make(map[string]string, len(paths))
+	for _, path := range paths {
+		more[path] = "not looked for yet"
+	}
+	s.lose(more)
+}
+
 // alone tells whether there is no spool but the one in use, and that remembers none. The caller holds mu.
 func (s *store) alone() bool {
-	return len(s.spools) == 1 && len(s.lost) == 0 && len(s.spools[0].remembers) == 0
+	return len(s.spools) == 1 && len(s.lost) == 0 && len(s.spools[0].remembers) == 0 && !s.spools[0].forgot
 }
 
 // remember has d remember paths. The caller holds changing.
 func (s *store) remember(d *directory, paths []string) error {
+	s.mu.Lock()
+	forgot := d.forgot
+	s.mu.Unlock()
+	if forgot {
+		return errors.New(d.Status().Forgot) // the paths in its file would be lost
+	}
 	if err := d.Remember(paths); err != nil {
 		return err
 	}
@@ -129,17 +176,37 @@ func (s *store) rememberOpen() error {
 	return s.remember(d, want)
 }
 
+// recallForgotten tries again to read who came before the open spools. The caller holds changing.
+func (s *store) recallForgotten() {
+	s.mu.Lock()
+	open := slices.Clone(s.spools)
+	s.mu.Unlock()
+	for _, d := range open {
+		if !d.forgot { // nobody writes it without changing
+			continue
+		}
+		if paths, err := d.Predecessors(); err == nil {
+			s.mu.Lock()
+			d.remembers, d.forgot = paths, false
+			s.expect(paths)
+			s.mu.Unlock()
+		}
+	}
+}
+
 // findLost tries again to open what could not be opened, and has it replayed.
 func (s *store) findLost() {
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	s.recallForgotten()
 	s.mu.Lock()
 	lost := slices.Sorted(maps.Keys(s.lost))
 	s.mu.Unlock()
 	for _, path := range lost {
 		d, err := s.openFormer(path)
 		if err == nil {
-			if d.remembers, err = d.Predecessors(); err != nil {
+			d.remembers, err = d.Predecessors()
+			if d.forgot = err != nil; d.forgot {
 				s.log.Warn("it is not known where mail was spooled before this spool, and that mail may wait unseen", "dir", path, "error", err)
 			}
 			s.log.Info("a spool that is not in use any more can be opened again: its mail is replayed", "dir", path)
@@ -158,12 +225,8 @@ func (s *store) findLost() {
 func (s *store) found(d *directory) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more := make(map[string]string, len(d.remembers))
-	for _, path := range d.remembers {
-		more[path] = "not looked for yet"
-	}
 	s.spools = append(s.spools, d)
-	s.lose(more)
+	s.expect(d.remembers)
 	d.SetLimits(s.limits)
 	s.beginReplay(d)
 }

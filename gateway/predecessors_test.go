@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -208,11 +209,54 @@ func TestA_predecessor_that_cannot_be_opened_is_warned_of_and_replayed_as_soon_a
 	}
 }
 
+func TestWhat_a_spool_noted_and_cannot_be_read_now_is_kept_until_it_can(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		p := startStore(t, dir, "a")
+		p.spoolOne()
+		p.use("b")
+		p.spoolOne()
+		p.use("c") // c remembers a and b: an operator takes the first line away, so that only b knows a
+		p.end()
+		note := filepath.Join(dir, "b", spool.PredecessorsFile)
+		for _, step := range []error{
+			os.WriteFile(filepath.Join(dir, "c", spool.PredecessorsFile), []byte(dir+"/b\n"), 0o600),
+			os.WriteFile(note+".away", []byte(dir+"/a\n"), 0o600),
+			os.WriteFile(note, bytes.Repeat([]byte("/x\n"), 1<<19), 0o600), // too long to be read
+		} {
+			if step != nil {
+				t.Fatal(step)
+			}
+		}
+		p = startStore(t, dir, "c")
+		defer p.end()
+		close(p.there)
+		time.Sleep(time.Minute)
+		if got := p.open(); got != "c b" || len(p.warnings) != 1 || len(Unreached(p.status())) != 1 {
+			t.Errorf("open: %s, warnings %q, unreached %q", got, p.warnings, Unreached(p.status()))
+		}
+		if _, err := p.prepare(dir+"/b", spool.Limits{}); err == nil || !strings.Contains(err.Error(), note+": ") {
+			t.Errorf("a change back to b: %v", err)
+		}
+		if err := os.Rename(note+".away", note); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := p.open(); got != "c" || len(Unreached(p.status())) != 0 {
+			t.Errorf("open: %s, unreached %q", got, Unreached(p.status()))
+		}
+		if left, err := filepath.Glob(dir + "/*/*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	})
+}
+
 func TestWhat_an_operator_wrote_for_predecessors_stops_no_start(t *testing.T) {
 	for text, says := range map[string]string{
-		"a b\n":                            `"a b" is no absolute path`,
+		"a b\n":                            "a b: is no absolute path",
 		strings.Repeat("/x\n", 1<<19):      "octets",
 		"/nowhere/at/all\n/nowhere/at/all": "/nowhere/at/all before",
+		"/" + strings.Repeat("x", 1<<19):   "x…: has 524289 octets, which is too long for a path",
 	} {
 		dir := t.TempDir()
 		if err := os.Mkdir(dir+"/a", 0o700); err != nil {
@@ -222,11 +266,35 @@ func TestWhat_an_operator_wrote_for_predecessors_stops_no_start(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := startStore(t, dir, "a")
-		if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], says) {
-			t.Errorf("%.20q: warnings %q", text, p.warnings)
+		if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], says) || len(p.warnings[0]) > 2000 {
+			t.Errorf("%.20q: warnings %.3000q", text, p.warnings)
+		}
+		if unreached := Unreached(p.status()); len(unreached) != 1 || !strings.Contains(unreached[0], says) || len(unreached[0]) > 2000 {
+			t.Errorf("%.20q: unreached %.3000q", text, unreached)
 		}
 		p.spoolOne()
 		p.end()
+	}
+}
+
+func TestSpools_that_cannot_be_opened_are_told_of_one_by_one_up_to_twenty(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/a", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for i := range maxTold + 5 {
+		fmt.Fprintf(&text, "/nowhere/%d\n", i)
+	}
+	if err := os.WriteFile(dir+"/a/"+spool.PredecessorsFile, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startStore(t, dir, "a")
+	defer p.end()
+	for _, told := range [][]string{p.warnings, Unreached(p.status())} {
+		if len(told) != maxTold+1 || !strings.Contains(told[maxTold], "5 more") {
+			t.Errorf("told %d: %q", len(told), told)
+		}
 	}
 }
 
@@ -346,8 +414,8 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 		}
 		n++
 	}
-	if n != 2 || len(o.Warnings()) > 0 {
-		t.Errorf("%d mails, warnings %q", n, o.Warnings())
+	if n != 2 || len(o.Unreached()) > 0 {
+		t.Errorf("%d mails, warnings %q", n, o.Unreached())
 	}
 	if err := o.Close(); err != nil {
 		t.Error(err)
@@ -358,7 +426,7 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 	if o, err = OpenSpooled("c", 0); err != nil {
 		t.Fatal(err)
 	}
-	if w := o.Warnings(); len(w) != 1 || !strings.Contains(w[0], dir+"/a") {
+	if w := o.Unreached(); len(w) != 1 || !strings.Contains(w[0], dir+"/a") {
 		t.Errorf("warnings %q", w)
 	}
 	if err := o.Close(); err != nil {

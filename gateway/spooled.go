@@ -21,9 +21,8 @@ import (
 
 // Spooled is the spooled mail in an operator's hands: that of a running gateway, or of a directory that no daemon has open.
 type Spooled struct {
-	g        *Gateway
-	stop     func() // what Connect began; nil where nothing is to be stopped
-	warnings []string
+	g    *Gateway
+	stop func() // what Connect began; nil where nothing is to be stopped
 }
 
 // Spooled returns the gateway's spooled mail: that of the spool in use, and of those before it that still hold some.
@@ -40,11 +39,11 @@ func OpenSpooled(dir string, memory int64) (*Spooled, error) {
 		return nil, err
 	}
 	g.store.spools, g.store.lost = append([]*directory{c.dir}, c.opened...), c.lost
-	return &Spooled{g: g, warnings: c.warnings}, nil
+	return &Spooled{g: g}, nil
 }
 
-// Warnings tell of mail that OpenSpooled could not reach.
-func (o *Spooled) Warnings() []string { return o.warnings }
+// Unreached tells of mail that OpenSpooled could not reach.
+func (o *Spooled) Unreached() []string { return Unreached(o.g.store.status()) }
 
 // answersBy is below what the publisher's first attempt waits for an answer: one that fails sooner did not fail of that.
 const answersBy = 400 * time.Millisecond

@@ -263,7 +263,7 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		if !keep[i] {
 			continue
 		}
-		settled, err := t.put(d)
+		settled, err := t.gateway.store.put(d)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -288,27 +288,8 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		t.listener.state.partly.Add(1)
 	case errors.Is(failed, spool.ErrFull):
 		return replyFull, failed
-	case errors.Is(failed, memory.ErrExhausted):
-		return replyNoMemory, failed
 	}
 	return replyTryLater, failed
-}
-
-const (
-	spoolHead = 64 << 10        // octets at most of a file before its payload
-	spoolWait = 5 * time.Second // for the memory to write a file from
-)
-
-// put spools d, once there is memory to encode it in.
-func (t *transaction) put(d *mail.Delivery) (settle func(uuid.UUID, bool), err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), spoolWait)
-	defer cancel()
-	hold, need := d.Content.Hold(), int64(memory.Capacity(int(d.JSONSize())+spoolHead))
-	if hold.Grow(ctx, need) != nil {
-		return nil, memory.ErrExhausted
-	}
-	defer hold.Shrink(need)
-	return t.gateway.store.put(d)
 }
 
 func confirmedIDs(deliveries []*mail.Delivery, results []publish.Result) []string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"io"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -62,6 +63,15 @@ func (d *Delivery) AppendJSON(b []byte) []byte {
 	p := pen{b: b}
 	d.write(&p)
 	return p.b
+}
+
+// WriteJSON writes to w what AppendJSON appends, behind what is in b: in pieces that fill b, which never grows. b has room for
+// 64 KiB at least.
+func (d *Delivery) WriteJSON(w io.Writer, b []byte) error {
+	p := pen{b: b, out: w}
+	d.write(&p)
+	p.flush()
+	return p.err
 }
 
 // write draws the payload. Counting and encoding both come this way, so that they cannot disagree.
@@ -131,22 +141,44 @@ type pen struct {
 	b        []byte
 	n        int64
 	counting bool
+	out      io.Writer // takes b whenever it is full; nil: b grows
+	err      error     // of out
 }
 
-func (p *pen) raw(s string) {
+// step is for how many octets pen has room at least after it has flushed, whatever they grow to.
+const step = 4 << 10
+
+// room returns how many of n octets may be written now, each of which may become up to growth.
+func (p *pen) room(n, growth int) int {
+	if p.out == nil {
+		return n
+	}
+	if growth*min(n, step) > cap(p.b)-len(p.b) {
+		p.flush()
+	}
+	return min(n, (cap(p.b)-len(p.b))/growth)
+}
+
+func (p *pen) flush() {
+	if p.err == nil {
+		_, p.err = p.out.Write(p.b)
+	}
+	p.b = p.b[:0]
+}
+
+func (p *pen) raw(s string)    { write(p, s) }
+func (p *pen) octets(s []byte) { write(p, s) }
+
+func write[T string | []byte](p *pen, s T) {
 	if p.counting {
 		p.n += int64(len(s))
 		return
 	}
-	p.b = append(p.b, s...)
-}
-
-func (p *pen) octets(s []byte) {
-	if p.counting {
-		p.n += int64(len(s))
-		return
+	for len(s) > 0 {
+		n := p.room(len(s), 1)
+		p.b = append(p.b, s[:n]...)
+		s = s[n:]
 	}
-	p.b = append(p.b, s...)
 }
 
 // text writes s as a JSON string.
@@ -162,13 +194,35 @@ func (p *pen) quoted(s []byte) {
 	if !utf8.Valid(s) {
 		s = bytes.ToValidUTF8(s, []byte("\uFFFD"))
 	}
+	p.raw(`"`)
 	if p.counting {
-		p.n += int64(escapedLen(s)) + 2
-		return
+		p.n += int64(escapedLen(s))
+	} else {
+		p.escaped(s)
 	}
-	p.b = append(p.b, '"')
-	p.b = appendEscaped(p.b, s)
-	p.b = append(p.b, '"')
+	p.raw(`"`)
+}
+
+// escaped writes s, which is valid UTF-8, as it stands inside a JSON string.
+func (p *pen) escaped(s []byte) {
+	const growth = len(`\u0000`)
+	for len(s) > 0 {
+		n := p.room(len(s), growth)
+		p.b = appendEscaped(p.b, s[:n])
+		s = s[n:]
+	}
+}
+
+// base64 writes s in the standard encoding.
+func (p *pen) base64(s []byte) {
+	for len(s) > 0 {
+		n := p.room(len(s), 2)
+		if n < len(s) {
+			n -= n % 3
+		}
+		p.b = base64.StdEncoding.AppendEncode(p.b, s[:n])
+		s = s[n:]
+	}
 }
 
 func (p *pen) time(t time.Time) {
@@ -176,6 +230,7 @@ func (p *pen) time(t time.Time) {
 		p.n += int64(len(stamp))
 		return
 	}
+	p.room(len(stamp), 1)
 	p.b = t.UTC().AppendFormat(p.b, stamp)
 }
 
@@ -184,6 +239,7 @@ func (p *pen) uuid(id uuid.UUID) {
 		p.n += 36
 		return
 	}
+	p.room(36, 1)
 	p.b = appendUUID(p.b, id)
 }
 
@@ -194,9 +250,9 @@ func (p *pen) content(d *Delivery) bool {
 	case p.counting:
 		p.n += n
 	case isText:
-		p.b = appendEscaped(p.b, d.Content.Octets())
+		p.escaped(d.Content.Octets())
 	default:
-		p.b = base64.StdEncoding.AppendEncode(p.b, d.Content.Octets())
+		p.base64(d.Content.Octets())
 	}
 	return isText
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
@@ -219,5 +220,50 @@ func TestPayload_is_written_without_allocating_where_there_is_room(t *testing.T)
 		if n := testing.AllocsPerRun(100, func() { d.measured.Store(0); d.Size() }); n != 0 {
 			t.Errorf("Size: %v allocations", n)
 		}
+	}
+}
+
+// pieces is what was written, and the longest piece of it.
+type pieces struct {
+	octets  []byte
+	longest int
+	room    int // 0: no limit
+}
+
+func (p *pieces) Write(b []byte) (int, error) {
+	if p.longest = max(p.longest, len(b)); p.room > 0 && len(p.octets)+len(b) > p.room {
+		return 0, errFull
+	}
+	p.octets = append(p.octets, b...)
+	return len(b), nil
+}
+
+var errFull = errors.New("full")
+
+func TestJSON_is_the_same_written_in_pieces_as_at_once(t *testing.T) {
+	const room = 64 << 10
+	rapid.Check(t, func(r *rapid.T) {
+		unit := rapid.SampledFrom([]string{"text\r\n", "\x00", "\"", "\xff", "é", "a\xffb"}).Draw(r, "unit")
+		d := sample(t, rapid.SampledFrom([]string{JSON, Raw}).Draw(r, "format"), strings.Repeat(unit, rapid.IntRange(0, 200_000/len(unit)).Draw(r, "n")))
+		d.Envelope.Helo = strings.Repeat("\x01", rapid.IntRange(0, 30_000).Draw(r, "helo"))
+		d.Encoded = rapid.Bool().Draw(r, "encoded")
+		before := rapid.IntRange(0, room).Draw(r, "before")
+		b := bytes.Repeat([]byte("-"), room)[:before]
+		want := d.AppendJSON(bytes.Clone(b))
+		var got pieces
+		if err := d.WriteJSON(&got, b); err != nil || !bytes.Equal(got.octets, want) {
+			r.Fatalf("%d octets were written, want %d; error %v", len(got.octets), len(want), err)
+		}
+		if got.longest > room {
+			r.Fatalf("a piece of %d octets", got.longest)
+		}
+	})
+}
+
+func TestJSON_that_cannot_be_written_is_told_of(t *testing.T) {
+	d := sample(t, JSON, strings.Repeat("x", 300_000))
+	got := pieces{room: 100_000}
+	if err := d.WriteJSON(&got, make([]byte, 0, 64<<10)); err != errFull {
+		t.Errorf("error %v", err)
 	}
 }

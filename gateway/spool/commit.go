@@ -17,9 +17,9 @@ var ErrFull = errors.New("no room for more mail")
 //
 // Until linkat there is no name, and Close alone undoes it. The sad path that remains: the directory's fsync fails, and so does
 // taking the name away again. Then a file may be found later of which the sender was told that it was not taken: a duplicate.
-func (s *Spool) store(name string, octets []byte) (err error) {
+func (s *Spool) store(name string, fill func(file) error) (err error) {
 	defer func() { err = classify(err) }()
-	f, err := s.write(octets)
+	f, err := s.write(fill)
 	if err != nil {
 		return err
 	}
@@ -34,9 +34,9 @@ func (s *Spool) store(name string, octets []byte) (err error) {
 }
 
 // replace writes a file in the place of another one, so that a crash leaves one of the two.
-func (s *Spool) replace(name string, octets []byte) (err error) {
+func (s *Spool) replace(name string, fill func(file) error) (err error) {
 	defer func() { err = classify(err) }()
-	f, err := s.write(octets)
+	f, err := s.write(fill)
 	if err != nil {
 		return err
 	}
@@ -47,21 +47,25 @@ func (s *Spool) replace(name string, octets []byte) (err error) {
 	return s.commits.wait()
 }
 
-// write returns a file that has no name yet, and whose octets are on disk. It is never synced a second time: after a failure that
-// could succeed without them.
-func (s *Spool) write(octets []byte) (file, error) {
+// write returns a file that has no name yet, and whose octets, which fill writes, are on disk. It is never synced a second time: after
+// a failure that could succeed without them.
+func (s *Spool) write(fill func(file) error) (file, error) {
 	f, err := s.dir.create()
 	if err != nil {
 		return nil, err
 	}
-	_, err = f.Write(octets)
-	if err == nil {
+	if err = fill(f); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+func writeAll(f file, octets []byte) error {
+	_, err := f.Write(octets)
+	return err
 }
 
 // classify makes errors of a full or failing file system ErrFull too.

@@ -92,6 +92,20 @@ func (f *faultyFile) Write(b []byte) (int, error) {
 	return f.file.Write(b)
 }
 
+func (f *faultyFile) WriteAt(b []byte, off int64) (int, error) {
+	if err := f.d.fault("checksum"); err != nil {
+		return 0, err
+	}
+	return f.file.WriteAt(b, off)
+}
+
+func (f *faultyFile) flush(off, n int64) error {
+	if err := f.d.fault("flush"); err != nil {
+		return err
+	}
+	return f.file.flush(off, n)
+}
+
 func (f *faultyFile) replace(name string) error {
 	if err := f.d.fault("replace"); err != nil {
 		return err
@@ -129,7 +143,7 @@ func openFaulty(t *testing.T, dir string, named bool, err error) (*Spool, *fault
 func TestPut_on_a_failing_disk_leaves_nothing_and_recovers(t *testing.T) {
 	for _, named := range []bool{false, true} {
 		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EMFILE, syscall.EPERM} {
-			for _, call := range []string{"free", "create", "write", "fsync", "link", "sync"} {
+			for _, call := range []string{"free", "create", "write", "flush", "checksum", "fsync", "link", "sync"} {
 				synctest.Test(t, func(t *testing.T) { failAndRecover(t, named, errno, call) })
 			}
 		}
@@ -141,7 +155,11 @@ func failAndRecover(t *testing.T, named bool, errno syscall.Errno, call string) 
 	s, d := openFaulty(t, dir, named, errno)
 	indexedNow(s)
 	d.breaks(call)
-	m := someDelivery(mail.JSON, []byte("x"))
+	octets := "x"
+	if call == "flush" || call == "checksum" {
+		octets = strings.Repeat("x", piece) // written in pieces
+	}
+	m := someDelivery(mail.JSON, []byte(octets))
 	err := s.Put(m)
 	if !errors.Is(err, errno) || errors.Is(err, ErrFull) != (errno != syscall.EPERM) {
 		t.Errorf("%v at %s: error %v, ErrFull %v", errno, call, err, errors.Is(err, ErrFull))

@@ -93,23 +93,69 @@ func (h *head) text() ([]byte, error) {
 	return octets, nil
 }
 
-// encode returns the file of d, which head begins, in a buffer that the caller recycles.
-func encode(d *mail.Delivery, head []byte) []byte {
-	payload := len(head)
-	b := append(memory.Buffer(payload+int(d.JSONSize())), head...)
-	b = d.AppendJSON(b)
-	sum := checksum(d, b[payload:])
-	hex.Encode(b[payload-len(`"}`)-hex.EncodedLen(len(sum)):], sum[:])
-	b[payload] = ',' // was the payload's "{"
-	return b
+// piece is how many octets of a file are encoded, and so held in memory, at once. A larger file is a large one.
+const piece = 256 << 10
+
+// encode writes the file of d, which has size octets and begins with head.
+func encode(f file, d *mail.Delivery, head []byte, size int64) error {
+	buf := memory.Buffer(int(min(size, piece)))
+	defer memory.Recycle(buf)
+	if size > piece {
+		return encodeLarge(f, d, head, buf)
+	}
+	b := d.AppendJSON(append(buf, head...))
+	published := b[len(head):]
+	if d.Format == mail.Raw {
+		published = d.Content.Octets()
+	}
+	sum := sha256.Sum256(published)
+	hex.Encode(b[checksumAt(head):], sum[:])
+	b[len(head)] = ',' // was the payload's "{"
+	return writeAll(f, b)
 }
 
-// checksum returns the SHA-256 of what is published of d, whose JSON form is given.
-func checksum(d *mail.Delivery, asJSON []byte) [sha256.Size]byte {
-	if d.Format == mail.Raw {
-		return sha256.Sum256(d.Content.Octets())
+// checksumAt is where in a head the checksum is.
+func checksumAt(head []byte) int { return len(head) - len(`"}`) - hex.EncodedLen(sha256.Size) }
+
+// encodeLarge is encode in pieces, of which buf takes one.
+func encodeLarge(f file, d *mail.Delivery, head, buf []byte) error {
+	if err := writeAll(f, append(buf, head...)); err != nil {
+		return err
 	}
-	return sha256.Sum256(asJSON)
+	sum := sha256.New()
+	p := &pieces{file: f, head: int64(len(head)), sum: sum}
+	if d.Format == mail.Raw {
+		p.sum = io.Discard
+		sum.Write(d.Content.Octets())
+	}
+	if err := d.WriteJSON(p, buf); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(hex.AppendEncode(buf, sum.Sum(nil)), int64(checksumAt(head)))
+	return err
+}
+
+// pieces writes the payload of a large file behind its head, and waits for the disk after each piece: on most file systems a small
+// file's fsync waits for whatever of other files is on its way.
+type pieces struct {
+	file    file
+	head    int64     // octets
+	sum     io.Writer // takes the payload
+	written int64     // octets of the payload
+}
+
+// Write takes the next piece of the payload.
+func (p *pieces) Write(b []byte) (int, error) {
+	p.sum.Write(b)
+	if p.written == 0 {
+		b[0] = ',' // was the payload's "{"
+	}
+	n, err := p.file.Write(b)
+	if err == nil {
+		err = p.file.flush(p.head+p.written, int64(n))
+	}
+	p.written += int64(n)
+	return n, err
 }
 
 // parseHead reads the head at the beginning of b, the first octets of a file, and returns where the payload's keys begin: at the

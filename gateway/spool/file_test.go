@@ -37,7 +37,7 @@ func TestFile_has_the_form_that_later_versions_must_read(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := encode(d, head)
+		got := encoded(t, d, head)
 		if !json.Valid(got) {
 			t.Errorf("%s: not JSON: %s", format, got)
 		}
@@ -53,6 +53,35 @@ func TestFile_has_the_form_that_later_versions_must_read(t *testing.T) {
 		}
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s: file\n%s\nwant\n%s", format, got, want)
+		}
+	}
+}
+
+// encoded returns what encode writes of d.
+func encoded(t *testing.T, d *mail.Delivery, head []byte) []byte {
+	t.Helper()
+	f := &diskFile{disk: newDisk(1), inode: &inode{}}
+	size := int64(len(head)) + d.JSONSize()
+	if err := encode(f, d, head, size); err != nil {
+		t.Fatal(err)
+	}
+	if n := int64(len(f.octets)); n != size {
+		t.Errorf("%d octets, want %d", n, size)
+	}
+	return f.octets
+}
+
+func TestFile_written_in_pieces_is_read_back_octet_for_octet(t *testing.T) {
+	s := opened(t, spoolDir(t))
+	for _, format := range []string{mail.JSON, mail.Raw} {
+		for _, unit := range []string{"text\r\n", "\x00\xff\x80"} {
+			for _, octets := range []int{piece - 1000, piece, 5*piece + 1} {
+				d := putReady(t, s, format, strings.Repeat(unit, octets/len(unit)))
+				want := see(d)
+				if got := replayed(t, s, 1)[0]; got.payload != want.payload || got.id != want.id {
+					t.Errorf("%s of %d octets like %q came back another", format, octets, unit)
+				}
+			}
 		}
 	}
 }

@@ -33,7 +33,9 @@ type directory interface {
 // file is one that is being written. Close without a successful link or replace before it leaves nothing.
 type file interface {
 	io.WriteCloser
+	io.WriterAt
 	Sync() error
+	flush(off, n int64) error  // those octets go to the disk now, so that Sync has little to wait for
 	link(name string) error    // a name that nobody has
 	replace(name string) error // a name that another file has, which loses it
 }
@@ -53,6 +55,7 @@ type root struct {
 	path    string      // as it was opened
 	taken   fs.FileInfo // what was there then
 	self    *os.File    // for flock and fsync
+	fd      int         // of self
 	named   bool        // the file system has no O_TMPFILE, or no /proc shows it
 	opening string      // a uuid
 	built   []string    // the directories that openDirectory made, the outermost first
@@ -78,23 +81,47 @@ func (d *root) create() (file, error) {
 		}
 		return &namedFile{File: f, root: d.Root, temp: name}, nil
 	}
-	f, err := d.OpenFile(".", os.O_WRONLY|unix.O_TMPFILE, 0o600)
+	// Not by os.Root, for which "." cannot lead elsewhere either: its file costs five more system calls.
+	fd, err := retried(func() (int, error) { return unix.Openat(d.fd, ".", unix.O_WRONLY|unix.O_TMPFILE|unix.O_CLOEXEC, 0o600) })
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "openat", Path: d.path, Err: err}
 	}
-	return &unnamedFile{File: f, root: d}, nil
+	return &unnamedFile{File: os.NewFile(uintptr(fd), d.path), fd: fd, root: d}, nil
+}
+
+// retried makes a system call again that a signal interrupted.
+func retried(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
 }
 
 // unnamedFile has no name until it is linked.
 type unnamedFile struct {
 	*os.File
+	fd   int // as long as it is open
 	root *root
+}
+
+func (f *unnamedFile) flush(off, n int64) error { return flush(f.File, off, n) }
+func (f *namedFile) flush(off, n int64) error   { return flush(f.File, off, n) }
+
+// flush writes octets of a file to the disk and waits for them. Where the system cannot, that is left to fsync.
+func flush(f *os.File, off, n int64) error {
+	err := unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return os.NewSyscallError("sync_file_range", err)
 }
 
 func (f *unnamedFile) link(name string) error {
 	// AT_EMPTY_PATH would do without /proc, but needs CAP_DAC_READ_SEARCH before Linux 6.10.
-	self := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	err := unix.Linkat(unix.AT_FDCWD, self, int(f.root.self.Fd()), name, unix.AT_SYMLINK_FOLLOW)
+	self := "/proc/self/fd/" + strconv.Itoa(f.fd)
+	err := unix.Linkat(unix.AT_FDCWD, self, f.root.fd, name, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		return &os.LinkError{Op: "linkat", Old: self, New: name, Err: err}
 	}
@@ -169,7 +196,7 @@ func (d *root) unmake()                  { unmake(d.built) }
 
 func (d *root) free() (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(d.self.Fd()), &st); err != nil {
+	if err := unix.Fstatfs(d.fd, &st); err != nil {
 		return 0, os.NewSyscallError("fstatfs", err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil

@@ -3,7 +3,6 @@ package spool
 import (
 	"math"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 )
@@ -65,7 +64,8 @@ type origin struct {
 	files   int   // entries that point here; the last one takes it along
 	octets  int64 // of its files that wait for the broker or are being written
 	writing int   // files
-	room    sync.Cond
+	small   lane
+	large   lane
 }
 
 // index knows every file of the spool. Whoever uses it holds the Spool's lock.
@@ -85,10 +85,9 @@ type index struct {
 	bad          int    // files in bad/
 	ignored      int    // files that are not the spool's, at the last survey
 	why          string // the last failure's; thousands may share one
-	mu           sync.Locker
 }
 
-func newIndex(mu sync.Locker) index {
+func newIndex() index {
 	return index{
 		destinations: make(map[destinationName]*destination),
 		origins:      make(map[string]*origin),
@@ -100,7 +99,6 @@ func newIndex(mu sync.Locker) index {
 			before: func(a, b *failure) bool { return a.due < b.due },
 			place:  func(f *failure) *int32 { return &f.slot },
 		},
-		mu: mu,
 	}
 }
 
@@ -128,7 +126,8 @@ func (x *index) entry(id uuid.UUID, h *head) *entry {
 func (x *index) origin(name string) *origin {
 	o := x.origins[name]
 	if o == nil {
-		o = &origin{name: strings.Clone(name), room: sync.Cond{L: x.mu}}
+		o = &origin{name: strings.Clone(name)}
+		o.small.from, o.large.from, o.large.large = o, o, true
 		x.origins[o.name] = o
 	}
 	o.files++

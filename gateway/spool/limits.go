@@ -33,10 +33,6 @@ func (nobody) Live() bool           { return false }
 func (nobody) Busy() bool           { return false }
 func (nobody) Unusable(string) bool { return false }
 
-// writersBeside is how many files of one listener are written at once while the broker takes mail: on one disk its fsyncs slow the
-// broker's confirms for everybody. In an outage there is no such limit.
-const writersBeside = 4
-
 // SetLimits puts l in force.
 func (s *Spool) SetLimits(l Limits) {
 	s.mu.Lock()
@@ -46,55 +42,74 @@ func (s *Spool) SetLimits(l Limits) {
 }
 
 // begin enters a file of size octets into the index before it has a name, so that who reads the directory meanwhile leaves it alone.
-// Nothing is written yet: here whoever is over a limit is told so.
-func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, error) {
-	astray := s.dir.placed()
-	free, err := s.dir.free()
-	others := s.beside(h.Listener)
+// It waits until the file may be written. Nothing is written yet: here whoever is over a limit is told so.
+func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, *turn, error) {
+	e, w, err := s.awaitTurn(id, h, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	in, err := s.room(h.Listener)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.noteError(err)
+		err = classify(err)
+	}
+	if err == nil {
+		err = s.admit(e.from, size, in)
+	}
+	if err != nil {
+		s.refuse(e)
+		s.endTurn(w)
+		return nil, nil, err
+	}
+	e.size = size
+	e.from.octets += size
+	s.index.reserved += size
+	return e, w, nil
+}
+
+// awaitTurn returns when a file of size octets may be written. The turn is the caller's to end.
+func (s *Spool) awaitTurn(id uuid.UUID, h *head, size int64) (*entry, *turn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, ErrClosed
-	}
-	s.place(astray)
-	if err != nil {
-		s.noteError(err)
-		return nil, classify(err)
+		return nil, nil, ErrClosed
 	}
 	if s.index.byID.get(id) != nil {
-		return nil, fmt.Errorf("%s is there already", id)
+		return nil, nil, fmt.Errorf("%s is there already", id)
 	}
 	e := s.index.entry(id, h)
-	err = s.turnOf(e.from)
-	if err == nil {
-		err = s.admit(e.from, size, room{free, others})
-	}
-	if err == nil && s.index.byID.get(id) != nil { // while it waited
-		err = fmt.Errorf("%s is there already", id)
-	}
-	if err != nil {
-		e.from.room.Signal() // its turn is the next one's
-		s.index.drop(e)
-		return nil, err
-	}
-	e.size = size
-	e.from.writing++
-	e.from.octets += size
-	s.index.reserved += size
 	s.index.byID.put(e)
-	return e, nil
+	w := s.turns.ask(e.from, size, s.broker.Available())
+	s.mu.Unlock()
+	select {
+	case <-w.come:
+	case <-s.closing:
+	}
+	s.mu.Lock()
+	select {
+	case <-w.come:
+		return e, w, nil
+	default:
+		s.turns.leave(w)
+		s.refuse(e)
+		return nil, nil, ErrClosed
+	}
 }
 
-// turnOf waits until one more file of a listener may be written. s.mu is held, and given up meanwhile.
-func (s *Spool) turnOf(o *origin) error {
-	for o.writing >= writersBeside && !s.closed && s.broker.Available() {
-		o.room.Wait()
+// refuse takes e, which is not written, out of the index. s.mu is held.
+func (s *Spool) refuse(e *entry) {
+	s.index.byID.remove(e)
+	s.index.drop(e)
+}
+
+// endTurn lets the next ones write. s.mu is held.
+func (s *Spool) endTurn(w *turn) {
+	s.turns.end(w, s.broker.Available())
+	if s.turns.writing == 0 {
+		s.quiet.Broadcast()
 	}
-	o.room.Signal() // the next one may go too where the broker went away
-	if s.closed {
-		return ErrClosed
-	}
-	return nil
 }
 
 // Usage is what counts against MaxBytes, and a listener's part of it.
@@ -113,14 +128,22 @@ func (s *Spool) Usage(listener string) Usage {
 
 // room is what bounds a file besides what this Spool holds.
 type room struct {
+	astray error // the directory is not at its path
 	free   int64 // octets, on the file system
 	others Usage
+}
+
+// room returns what bounds a file of a listener. No lock is held.
+func (s *Spool) room(listener string) (in room, err error) {
+	in.astray, in.others = s.dir.placed(), s.beside(listener)
+	in.free, err = s.dir.free()
+	return in, err
 }
 
 // admit tells why no file of size octets is taken from a listener. What lay there at start counts when it is counted; until then
 // only the file system's room does. s.mu is held.
 func (s *Spool) admit(o *origin, size int64, in room) error {
-	if s.astray != nil {
+	if s.place(in.astray); s.astray != nil {
 		return fmt.Errorf("%w: %w", ErrFull, s.astray)
 	}
 	if s.failing != nil {
@@ -144,19 +167,15 @@ func (s *Spool) admit(o *origin, size int64, in room) error {
 }
 
 // written ends what begin began.
-func (s *Spool) written(e *entry, err error) {
+func (s *Spool) written(e *entry, w *turn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.endTurn(w)
 	s.index.reserved -= e.size
 	e.from.octets -= e.size
-	e.from.writing--
-	e.from.room.Signal()
 	if err != nil {
-		s.index.byID.remove(e)
-		s.index.drop(e)
-		if !errors.Is(err, ErrClosed) {
-			s.noteError(err)
-		}
+		s.refuse(e)
+		s.noteError(err)
 		s.failed(err)
 		return
 	}
@@ -217,7 +236,7 @@ func (s *Spool) mend() {
 
 // probe writes a file as store does, and leaves nothing.
 func (s *Spool) probe() error {
-	f, err := s.write(make([]byte, 4<<10))
+	f, err := s.write(func(f file) error { return writeAll(f, make([]byte, 4<<10)) })
 	if err != nil {
 		return err
 	}

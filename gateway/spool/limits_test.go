@@ -2,9 +2,7 @@ package spool
 
 import (
 	"errors"
-	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -29,7 +27,7 @@ func fileSize(t *testing.T, listener string) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return int64(len(encode(d, text))) + 1 // the time of spooling may be a digit longer
+	return int64(len(text)) + d.JSONSize() + 1 // the time of spooling may be a digit longer
 }
 
 // wantFull fails t unless a put is refused for lack of room, before anything is written, with a text that holds why.
@@ -140,110 +138,6 @@ func (b *someBroker) Busy() bool      { return b.busy.Load() }
 func (b *someBroker) Unusable(exchange string) bool {
 	name := b.unusable.Load()
 	return name != nil && *name == exchange
-}
-
-// slowDisk counts the writers of each listener: an fsync takes a second of the test's clock.
-type slowDisk struct {
-	directory
-	mu   sync.Mutex
-	now  int
-	most int
-}
-
-type slowFile struct {
-	file
-	d *slowDisk
-}
-
-func (d *slowDisk) create() (file, error) {
-	f, err := d.directory.create()
-	return &slowFile{f, d}, err
-}
-
-func (d *slowDisk) add(n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.now += n
-	d.most = max(d.most, d.now)
-}
-
-func (f *slowFile) Sync() error {
-	f.d.add(1)
-	defer f.d.add(-1)
-	time.Sleep(time.Second)
-	return f.file.Sync()
-}
-
-func TestPut_of_a_listener_writes_four_files_at_once_beside_a_broker_that_takes_mail(t *testing.T) {
-	for _, c := range []struct {
-		available bool
-		listeners int
-		most      int
-	}{{true, 1, writersBeside}, {true, 3, 3 * writersBeside}, {false, 1, 20}} {
-		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				d, err := openDirectory(spoolDir(t))
-				if err != nil {
-					t.Fatal(err)
-				}
-				disk, broker := &slowDisk{directory: d}, &someBroker{}
-				broker.available.Store(c.available)
-				s := start(Options{Dir: "x", Broker: broker}, disk)
-				defer mustClose(t, s)
-				var all sync.WaitGroup
-				for i := range 20 {
-					all.Go(func() { mustPut(t, s, from(fmt.Sprint(i%c.listeners))) })
-				}
-				all.Wait()
-				if disk.most != c.most {
-					t.Errorf("%d files were written at once, want %d", disk.most, c.most)
-				}
-				if st := s.Status(); st.Files != 20 {
-					t.Errorf("status %+v", st)
-				}
-			})
-		})
-	}
-}
-
-func TestPut_that_waits_for_its_listeners_turn_goes_on_when_the_broker_goes_away_or_the_spool_closes(t *testing.T) {
-	for _, closes := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			d, err := openDirectory(spoolDir(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			disk, broker := &slowDisk{directory: d}, &someBroker{}
-			broker.available.Store(true)
-			s := start(Options{Dir: "x", Broker: broker}, disk)
-			errs := make(chan error, 40)
-			for range 40 {
-				go func() { errs <- s.Put(from("a")) }()
-			}
-			synctest.Wait()
-			if closes {
-				mustClose(t, s)
-			}
-			broker.available.Store(false)
-			var refused int
-			for range 40 {
-				if err := <-errs; errors.Is(err, ErrClosed) {
-					refused++
-				} else if err != nil {
-					t.Error(err)
-				}
-			}
-			if !closes {
-				mustClose(t, s)
-			}
-			if want := map[bool]int{false: 0, true: 40 - writersBeside}[closes]; refused != want {
-				t.Errorf("closes %v: %d puts were refused, want %d", closes, refused, want)
-			}
-			if len(s.index.origins) != 0 && closes == false && s.index.origins["a"].files != 40 {
-				t.Errorf("origin %+v", s.index.origins["a"])
-			}
-		})
-	}
 }
 
 func TestPut_after_a_failed_fsync_is_refused_until_a_test_of_the_disk_passes(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 
 	"lsmtpd/gateway/mail"
-	"lsmtpd/gateway/memory"
 
 	"github.com/google/uuid"
 )
@@ -156,7 +155,7 @@ func (s *Spool) Redirect(ctx context.Context, id uuid.UUID, to Destination) erro
 
 // rewrite writes the file of id anew, for another destination, and returns its size.
 func (s *Spool) rewrite(ctx context.Context, id uuid.UUID, isStray bool, to Destination) (int64, error) {
-	d, err := s.loadAny(ctx, id, isStray, 1)
+	d, err := s.loadAny(ctx, id, isStray, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -184,9 +183,8 @@ func (s *Spool) rewrite(ctx context.Context, id uuid.UUID, isStray bool, to Dest
 	if err != nil {
 		return 0, err
 	}
-	octets := encode(d, text)
-	defer memory.Recycle(octets)
-	return int64(len(octets)), s.replace(fileName(id), octets)
+	size := int64(len(text)) + d.JSONSize()
+	return size, s.replace(fileName(id), func(f file) error { return encode(f, d, text, size) })
 }
 
 // Try has one file published now, whatever its back-off, and does with it what the verdict says, as Replay does. The error is

@@ -180,3 +180,65 @@ func TestOpen_of_what_must_exist_makes_nothing(t *testing.T) {
 		t.Error("it is there")
 	}
 }
+
+func TestPredecessors_that_a_start_could_not_open_are_told_by_a_check(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	s := mustOpen(t, in("new"))
+	mustRemember(t, s, in("former"), in("gone"), in("open"), "no path\x1b[2J", "/"+strings.Repeat("x", maxPath), in("new"))
+	mustClose(t, s)
+	s = opened(t, in("former")) // as a daemon has it
+	mustRemember(t, s, in("new"), in("older"))
+	for name, mode := range map[string]os.FileMode{"open": 0o755, "older": 0o700} {
+		if err := os.Mkdir(in(name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(in("older/predecessors"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	var got []string
+	for _, err := range CheckPredecessors("new") {
+		got = append(got, err.Error())
+	}
+	want := []string{
+		"spool " + in("gone") + ": there is no such directory",
+		"spool " + in("open") + ": is open to others (mode 0755); close it: chmod 700 " + in("open"),
+		`spool "no path\x1b[2J": is no absolute path`,
+		"spool /" + strings.Repeat("x", maxShown-1) + "…: has 4097 octets, which is too long for a path",
+		in("older/predecessors") + ": unreadable: not a regular file",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("told:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if got := CheckPredecessors("nowhere"); got != nil {
+		t.Errorf("where there is no spool: %v", got)
+	}
+	if left := files(t, in("new")); !slices.Equal(left, []string{PredecessorsFile}) {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestPredecessors_that_cannot_be_read_are_told_by_the_status_until_they_can(t *testing.T) {
+	dir := spoolDir(t)
+	s := opened(t, dir)
+	file := filepath.Join(dir, PredecessorsFile)
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.Predecessors(); err == nil || s.Status().Forgot != err.Error() {
+			t.Errorf("error %v, status %+v", err, s.Status())
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := predecessors(t, s); got != nil || s.Status().Forgot != "" {
+		t.Errorf("an empty file notes %q, status %+v", got, s.Status())
+	}
+}

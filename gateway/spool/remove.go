@@ -20,7 +20,7 @@ func (s *Spool) removeSettled() {
 			return
 		}
 		for s.removeSome(removeAtOnce) {
-			if len(s.writers) == 0 {
+			if !s.isWritten() {
 				continue
 			}
 			select {
@@ -30,6 +30,13 @@ func (s *Spool) removeSettled() {
 			}
 		}
 	}
+}
+
+// isWritten tells whether a Put is under way.
+func (s *Spool) isWritten() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.turns.writing > 0
 }
 
 // removeSome removes up to n files and tells whether there are more. The directory is not synced for it: a file that a crash

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+
+	"github.com/google/uuid"
 )
 
 func TestRemove_goes_on_beside_those_who_settle(t *testing.T) {
@@ -47,7 +49,10 @@ func TestRemove_pauses_between_small_groups_while_somebody_writes(t *testing.T) 
 			mustPut(t, s, d)
 			all = append(all, d)
 		}
-		s.writers <- struct{}{} // somebody writes
+		_, turn, err := s.awaitTurn(uuid.New(), &head{}, 1) // somebody writes
+		if err != nil {
+			t.Fatal(err)
+		}
 		s.mu.Lock()
 		for _, d := range all {
 			s.settle(s.index.byID.get(d.ID), gone)
@@ -60,6 +65,8 @@ func TestRemove_pauses_between_small_groups_while_somebody_writes(t *testing.T) 
 			}
 			time.Sleep(removePause)
 		}
-		<-s.writers
+		s.mu.Lock()
+		s.endTurn(turn)
+		s.mu.Unlock()
 	})
 }

@@ -18,14 +18,10 @@ import (
 // ErrClosed tells that the spool was closed.
 var ErrClosed = errors.New("spool is closed")
 
-// maxWriters bounds the files being written at once: each sits in fsync with a thread of its own, and with its mail encoded in
-// memory.
-const maxWriters = 64
-
 // Options say where a Spool is.
 type Options struct {
 	Dir      string        // made where it is missing; its path is taken as it is given
-	Existing bool          // Dir is not made: where it is missing, that is an error
+	Existing bool          // Dir is what another spool noted as its predecessor: it may be no path, and is not made where it is missing
 	Log      *slog.Logger  // nil logs nothing
 	Limits   Limits        // as SetLimits has them
 	Broker   Broker        // nil: one that takes no mail of others
@@ -46,7 +42,6 @@ type Spool struct {
 	commits group
 	began   time.Time
 
-	writers    chan struct{} // a token for each Put under way
 	turn       chan struct{} // a token for the Replay under way
 	wake       chan struct{} // told that a file became ready
 	sweep      chan struct{} // told that a file is to be removed
@@ -57,10 +52,13 @@ type Spool struct {
 
 	mu          sync.Mutex // guards what follows
 	index       index
+	turns       turns
+	quiet       sync.Cond // told when no Put is under way
 	limits      Limits
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
 	astray      error // as of the last look at the directory's path
+	forgot      error // why it is not known where mail was spooled before
 	lastError   string
 	lastErrorAt time.Time
 }
@@ -70,11 +68,11 @@ type Spool struct {
 func Open(o Options) (*Spool, error) {
 	open := openDirectory
 	if o.Existing {
-		open = openExisting
+		open = openPredecessor
 	}
 	dir, err := open(o.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("spool %s: %w", Shown(o.Dir), err)
 	}
 	return start(o, dir), nil
 }
@@ -99,7 +97,6 @@ func start(o Options, dir directory) *Spool {
 		beside:     o.Beside,
 		commits:    group{sync: dir.sync},
 		began:      time.Now(),
-		writers:    make(chan struct{}, maxWriters),
 		turn:       make(chan struct{}, 1),
 		wake:       make(chan struct{}, 1),
 		sweep:      make(chan struct{}, 1),
@@ -108,7 +105,8 @@ func start(o Options, dir directory) *Spool {
 		closing:    make(chan struct{}),
 		limits:     o.Limits,
 	}
-	s.index = newIndex(&s.mu)
+	s.quiet.L = &s.mu
+	s.index = newIndex()
 	if s.warning != "" {
 		s.log.Warn(s.warning, "dir", s.path)
 	}
@@ -135,13 +133,10 @@ func (s *Spool) end() {
 	close(s.closing)
 	s.mu.Lock()
 	s.closed = true
-	for _, o := range s.index.origins {
-		o.room.Broadcast()
+	for s.turns.writing > 0 {
+		s.quiet.Wait()
 	}
 	s.mu.Unlock()
-	for range maxWriters {
-		s.writers <- struct{}{}
-	}
 	s.tasks.Wait()
 	for s.removeSome(removeAtOnce) {
 	}
@@ -157,29 +152,17 @@ func (s *Spool) Put(d *mail.Delivery) error {
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	e, err := s.begin(d.ID, h, int64(len(text))+d.JSONSize())
+	size := int64(len(text)) + d.JSONSize()
+	e, turn, err := s.begin(d.ID, h, size)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	err = s.put(d, text)
-	s.written(e, err)
+	err = s.store(fileName(d.ID), func(f file) error { return encode(f, d, text, size) })
+	s.written(e, turn, err)
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil
-}
-
-// put writes d, whose file begins with head, when its turn among all writers comes.
-func (s *Spool) put(d *mail.Delivery, head []byte) error {
-	select {
-	case s.writers <- struct{}{}:
-		defer func() { <-s.writers }()
-	case <-s.closing:
-		return ErrClosed
-	}
-	octets := encode(d, head)
-	defer memory.Recycle(octets)
-	return s.store(fileName(d.ID), octets)
 }
 
 // Settle says what became of a publish that was not decided: the first one, of a delivery that Put wrote or still writes, or one of
@@ -228,6 +211,7 @@ type Status struct {
 	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
+	Forgot        string    `json:"forgot,omitempty"`   // why it is not known where mail was spooled before, and that mail waits unseen
 	Failing       string    `json:"failing,omitempty"`  // why the disk takes nothing until a test of it passes
 	Astray        string    `json:"astray,omitempty"`   // why nothing is taken: the directory is not at its path any more
 	Warning       string    `json:"warning,omitempty"`
@@ -259,6 +243,9 @@ func (s *Spool) Status() Status {
 	}
 	if s.astray != nil {
 		st.Astray = s.astray.Error()
+	}
+	if s.forgot != nil {
+		st.Forgot = s.forgot.Error()
 	}
 	if s.failing != nil {
 		st.Failing = s.failing.Error()

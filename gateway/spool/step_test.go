@@ -119,6 +119,14 @@ func (f *steppedFile) Write(b []byte) (int, error) {
 	return f.file.Write(b)
 }
 
+func (f *steppedFile) WriteAt(b []byte, off int64) (int, error) {
+	return stepCall(f.d, "checksum", func() (int, error) { return f.file.WriteAt(b, off) })
+}
+
+func (f *steppedFile) flush(off, n int64) error {
+	return f.d.only("flush", func() error { return f.file.flush(off, n) })
+}
+
 func (f *steppedFile) Sync() error { return f.d.only("fsync", f.file.Sync) }
 func (f *steppedFile) link(name string) error {
 	return f.d.only("link", func() error { return f.file.link(name) })
@@ -195,7 +203,11 @@ func work(t *testing.T, s *Spool, a *accounts) {
 	var all sync.WaitGroup
 	ids := make([]uuid.UUID, 6)
 	for i := range ids {
-		d := someDelivery([]string{mail.JSON, mail.Raw}[i%2], []byte(strings.Repeat("text\r\n", 100)))
+		lines := 100
+		if i >= 4 {
+			lines = piece / len("text\r\n") // it is written in pieces
+		}
+		d := someDelivery([]string{mail.JSON, mail.Raw}[i%2], []byte(strings.Repeat("text\r\n", lines)))
 		d.RoutingKey = fmt.Sprint(i)
 		ids[i] = d.ID
 		all.Go(func() {
@@ -237,7 +249,7 @@ func TestNo_promise_is_broken_whichever_system_call_fails_or_is_the_last(t *test
 		t.Run(fmt.Sprintf("named %v, %v", c.named, c.err), func(t *testing.T) {
 			for at := 1; ; at++ {
 				if calls := oneStep(t, &stepped{at: at, dies: c.dies, err: c.err}, c.named); len(calls) < at {
-					if at < 50 || !slices.Contains(calls, "replace") || !slices.Contains(calls, "read") {
+					if at < 50 || !slices.Contains(calls, "replace") || !slices.Contains(calls, "read") || !slices.Contains(calls, "flush") || !slices.Contains(calls, "checksum") {
 						t.Errorf("only %d calls were made: %v", len(calls), calls)
 					}
 					return

@@ -73,12 +73,22 @@ func printFaults(w io.Writer, err error) {
 	fmt.Fprintln(w, printable(err.Error()))
 }
 
-// checkWarnings is what the configuration warns of, and what it cannot know: whether the spool outlives a reboot.
+// checkWarnings is what the configuration warns of, and what it cannot know: whether the spool outlives a reboot, and whether mail of
+// earlier ones is reached.
 func checkWarnings(table *routes.Table) config.Faults {
 	warnings := slices.Clone(table.Warnings)
+	warn := func(text string) {
+		warnings = append(warnings, config.Fault{Place: config.Place{File: table.Config.Path}, Key: "spool.dir", Message: text})
+	}
 	if text := spool.Warning(table.Config.Spool.Dir); text != "" {
-		place := config.Place{File: table.Config.Path}
-		warnings = append(warnings, config.Fault{Place: place, Key: "spool.dir", Message: text})
+		warn(text)
+	}
+	for i, err := range spool.CheckPredecessors(table.Config.Spool.Dir) {
+		if i == maxReasons {
+			warn("and more mail that was spooled before would wait unseen")
+			break
+		}
+		warn("mail that was spooled before would wait unseen: " + err.Error())
 	}
 	return warnings
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"maps"
@@ -82,9 +83,26 @@ type keeper interface {
 // access is the way to the spool.
 type access struct {
 	keeper
-	local  *gateway.Spooled // where no daemon runs, else nil
-	config *config.Config   // with local
-	broken bool             // config has faults, and its broker may not be the one that is meant
+	local   *gateway.Spooled // where no daemon runs, else nil
+	config  *config.Config   // with local
+	broken  bool             // config has faults, and its broker may not be the one that is meant
+	partial bool             // there is mail that nobody reaches; it was told
+}
+
+// tell warns of mail that is not reached.
+func (a *access) tell(w io.Writer, unreached []string) {
+	for _, warning := range unreached {
+		a.partial = true
+		fmt.Fprintf(w, "lsmtpd: warning: %s\n", printableLine(warning))
+	}
+}
+
+// done is the exit status of what went well as far as mail is reached. What names mail by ids asked for no more than that.
+func (a *access) done(ids []string) int {
+	if a.partial && len(ids) == 0 {
+		return exitFailed
+	}
+	return exitDone
 }
 
 // close gives the spool up.
@@ -100,9 +118,11 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 	daemon := f.daemon(path)
 	return func(ctx context.Context) (*access, error) {
 		client := daemon()
-		_, err := client.Status(ctx)
+		status, err := client.Status(ctx)
 		if err == nil {
-			return &access{keeper: client}, nil
+			a := &access{keeper: client}
+			a.tell(f.p.stderr, gateway.Unreached(status.Spools))
+			return a, nil
 		}
 		if !errors.Is(err, admin.ErrNobody) || f.given("socket") {
 			return nil, err
@@ -121,10 +141,9 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		if opened != nil {
 			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
 		}
-		for _, warning := range local.Warnings() {
-			fmt.Fprintf(f.p.stderr, "lsmtpd: warning: %s\n", warning)
-		}
-		return &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}, nil
+		a := &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}
+		a.tell(f.p.stderr, local.Unreached())
+		return a, nil
 	}
 }
 

@@ -23,7 +23,8 @@ those that failed since the daemon started.
 flags:
 {flags}
 
-exit status: 0 done, 1 it failed, 2 wrong usage or no daemon on --socket
+exit status: 0 done, 1 it failed, or mail waits in a directory that cannot be
+opened, 2 wrong usage or no daemon on --socket
 
 examples:
   lsmtpd spool ls --failed
@@ -57,7 +58,7 @@ func runSpoolLs(p *program, args []string) int {
 	}
 	defer a.close()
 	out := bufio.NewWriter(p.stdout)
-	l := &listing{out: out, json: *asJSON, limit: *limit, width: terminalWidth(p.stdout), now: time.Now()}
+	l := &listing{out: out, partial: a.partial, json: *asJSON, limit: *limit, width: terminalWidth(p.stdout), now: time.Now()}
 	if *bad {
 		err = l.bad(ctx, a)
 	} else {
@@ -69,16 +70,17 @@ func runSpoolLs(p *program, args []string) int {
 	if err != nil {
 		return f.failed(err)
 	}
-	return exitDone
+	return a.done(nil)
 }
 
 // listing is how a spool is listed.
 type listing struct {
-	out   *bufio.Writer
-	json  bool
-	limit int // 0 is no end
-	width int // of the terminal; 0 where it is none
-	now   time.Time
+	out     *bufio.Writer
+	partial bool // not all mail is reached
+	json    bool
+	limit   int // 0 is no end
+	width   int // of the terminal; 0 where it is none
+	now     time.Time
 }
 
 // totals are what is told below a list.
@@ -118,7 +120,11 @@ func (l *listing) mail(ctx context.Context, k keeper, filter *gateway.Filter) er
 	if err := rows.flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(l.out, sum.text(l.now, len(filter.Values()) > 0))
+	text := sum.text(l.now, len(filter.Values()) > 0)
+	if l.partial {
+		text += "\nMore may wait where it is not reached: see the warning."
+	}
+	_, err := fmt.Fprintln(l.out, text)
 	return err
 }
 

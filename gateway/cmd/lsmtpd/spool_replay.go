@@ -33,8 +33,9 @@ left behind do not say where they go, and need it.
 flags:
 {flags}
 
-exit status: 0 all of it is delivered, or there was none, 1 some is left, or the
-answer was not yes, 2 wrong usage, nobody to ask, or no daemon on --socket
+exit status: 0 all of it is delivered, or there was none, 1 some is left, the
+answer was not yes, or what is selected may wait in a directory that cannot be
+opened, 2 wrong usage, nobody to ask, or no daemon on --socket
 
 examples:
   lsmtpd spool replay 3f2a91c0
@@ -122,7 +123,7 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 	}
 	if len(some.ids) == 0 {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
-		return nil
+		return a.all(o.names)
 	}
 	if err := p.agreedTo(ctx, some, o); err != nil {
 		return err
@@ -155,6 +156,14 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 	case err != nil:
 		return fmt.Errorf("%w (%s in the spool)", err, remains(sum.left()))
 	case sum.left() > 0:
+		return errLeft
+	}
+	return a.all(o.names)
+}
+
+// all is errLeft where mail that may have been meant is not reached.
+func (a *access) all(ids []string) error {
+	if a.done(ids) != exitDone {
 		return errLeft
 	}
 	return nil

@@ -26,8 +26,9 @@ sure of, with "lsmtpd spool show --raw ID".
 flags:
 {flags}
 
-exit status: 0 all of it is removed, or there was none, 1 some is not, or the
-answer was not yes, 2 wrong usage, nobody to ask, or no daemon on --socket
+exit status: 0 all of it is removed, or there was none, 1 some is not, the answer
+was not yes, or what is selected may wait in a directory that cannot be opened,
+2 wrong usage, nobody to ask, or no daemon on --socket
 
 examples:
   lsmtpd spool rm 3f2a91c0
@@ -62,7 +63,7 @@ func runSpoolRm(p *program, args []string) int {
 	}
 	if len(some.ids) == 0 {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
-		return exitDone
+		return a.done(operands)
 	}
 	if !*yes && !p.agreed(some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
 		fmt.Fprintln(p.stderr, "Nothing is removed.")
@@ -83,7 +84,7 @@ func runSpoolRm(p *program, args []string) int {
 	if sum.left() > 0 {
 		return exitFailed
 	}
-	return exitDone
+	return a.done(operands)
 }
 
 // agreed shows what a question is about, and asks it.

@@ -193,7 +193,11 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	if s.Failing != "" {
 		failing = "the disk takes no mail until a test of it passes: " + s.Failing
 	}
-	for _, note := range []string{s.Warning, astray, failing, s.LastError} {
+	forgot := ""
+	if s.Forgot != "" {
+		forgot = "it is not known where mail was spooled before, and that mail may wait unseen: " + s.Forgot
+	}
+	for _, note := range []string{s.Warning, astray, failing, forgot, s.LastError} {
 		if note != "" {
 			text += "\n        " + note
 		}
