@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"context"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -66,6 +67,35 @@ func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The broker says that it does not read, so that a write may take ten minutes.
+func TestTheEndOfAPublisherDoesNotWaitForAWriteThatIsStuck(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := New(discard())
+	change, err := p.Prepare(t.Context(), settings(b.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Verify([]string{"x"})
+	change.Commit()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		p.Run(ctx)
+		close(ended)
+	}()
+	b.Block("low on memory")
+	w := submit(t.Context(), p, bulky("x", 50<<20))
+	until(t, faultPatience, func() bool { return p.Status().State == Blocked })
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(faultPatience):
+		t.Error("it has not ended")
+	}
+	w.want(t, InDoubt)
 }
 
 func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *testing.T) {

@@ -128,20 +128,27 @@ func (n *line) keep(ctx context.Context) {
 			timer.Stop()
 			return
 		}
-		l, err := p.connect(ctx, c, n)
+		l, err := n.connect(ctx, c)
 		if err != nil {
 			attempt++
 			n.failed(err, pause(attempt, err))
 			continue
 		}
-		if !n.lazy() {
-			l.answers = p.survey(l, c.Topology, p.exchanges.questions(nil))
-		}
-		n.adopt(l, c)
+		n.adopt(l, c, nil)
 	}
 }
 
-// hold waits until l is gone, or the configuration c replaced.
+// connect makes a link as c says, which has told of the exchanges where the line has to know.
+func (n *line) connect(ctx context.Context, c *config.AMQP) (*link, error) {
+	p := n.publisher
+	l, err := p.connect(ctx, c, n)
+	if err == nil && !n.lazy() {
+		l.answers = p.survey(l, c.Topology, p.exchanges.questions(nil))
+	}
+	return l, err
+}
+
+// hold waits until l is gone or worn, or the configuration c replaced.
 func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
 	if !n.lazy() {
 		n.publisher.declare(l, c.Topology)
@@ -149,9 +156,22 @@ func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
 	select {
 	case <-l.gone:
 		n.lost(l)
+	case <-l.worn:
+		n.renew(ctx, l, c)
 	case <-n.changed:
 	case <-ctx.Done():
 	}
+}
+
+// renew puts another link in the place of l, which stays where none is to be had: the lane asks again.
+func (n *line) renew(ctx context.Context, l *link, c *config.AMQP) {
+	next, err := n.connect(ctx, c)
+	if err != nil {
+		n.publisher.log.Debug(n.what()+" not renewed", "broker", l.broker, "error", err)
+		return
+	}
+	n.publisher.log.Info(n.what()+" renewed: some of what went by the one before is not confirmed, and is given up as in doubt", "broker", l.broker)
+	n.adopt(next, c, l)
 }
 
 // lost forgets a link that is gone.
@@ -220,11 +240,11 @@ func lasting(err error) string {
 	return ""
 }
 
-// adopt makes l the link, unless the configuration it was made from is no longer in force.
-func (n *line) adopt(l *link, c *config.AMQP) {
+// adopt makes l the link in the place of old, nil where there was none, unless the configuration it was made from is no longer in force.
+func (n *line) adopt(l *link, c *config.AMQP, old *link) {
 	p := n.publisher
 	p.mu.Lock()
-	if p.config != c && !sameBroker(p.config, c) || n.link != nil {
+	if p.config != c && !sameBroker(p.config, c) || n.link != old {
 		p.mu.Unlock()
 		l.close()
 		p.wake() // who waits for it wants another

@@ -33,6 +33,7 @@ type link struct {
 	patience    time.Duration                // longest wait for those when the link is retired
 	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
+	worn        chan struct{}                // holds a token when its lane wants another in its place
 
 	// guarded by mu
 	mu       sync.Mutex
@@ -54,6 +55,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 		gone:     make(chan struct{}),
 		notify:   t.notify,
 		stall:    make(chan struct{}),
+		worn:     make(chan struct{}, 1),
 		patience: c.ConfirmTimeout,
 	}
 	patience := c.ConnectTimeout
@@ -222,9 +224,9 @@ func (l *link) why() error {
 
 // close ends the connection politely, at the latest after closePatience. What is unconfirmed is then in doubt.
 func (l *link) close() {
-	l.conn.uncork()
 	cut := time.AfterFunc(closePatience, func() { l.conn.Close() })
 	defer cut.Stop()
+	l.conn.uncork() // waits for a write that is stuck
 	l.amqp.Close()
 	<-l.gone
 }
