@@ -3,6 +3,7 @@ package publish
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -25,6 +26,7 @@ const closePatience = 2 * time.Second
 type link struct {
 	broker      string // host:port, for logs
 	conn        *conn
+	tls         *secured // on conn; nil where there is none
 	amqp        *amqp.Connection
 	gone        chan struct{}                // closed when the connection is
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
@@ -69,6 +71,9 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 		return nil, &awayError{broker: l.broker, reason: "is not asked: " + err.Error(), there: true, err: err}
 	}
 	settings.Properties.SetClientConnectionName(t.name)
+	if uri.Scheme == "amqps" {
+		url = "amqp" + url[len("amqps"):] // TLS is settings.Dial's
+	}
 	if l.amqp, err = amqp.DialConfig(url, settings); err != nil {
 		onWire := ctx.Err() // it cuts the handshake
 		if l.conn != nil && onWire == nil {
@@ -78,7 +83,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
+		return nil, away(l.broker, cmp.Or(l.tls.alert(), err), wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	l.table = mail.TableIn(l.amqp.Config.FrameSize)
@@ -102,29 +107,32 @@ func (n noted) Response() string {
 
 // settings are for a handshake until the deadline of ctx. They are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
 func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp.Config, error) {
-	settings := amqp.Config{
-		Heartbeat:  c.Heartbeat,
-		Properties: amqp.NewConnectionProperties(),
-		Dial: func(network, addr string) (net.Conn, error) {
-			var dialer net.Dialer
-			tcp, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			by, _ := ctx.Deadline()
-			l.conn, err = newConn(ctx, tcp, by)
-			return l.conn, err
-		},
-	}
+	settings := amqp.Config{Heartbeat: c.Heartbeat, Properties: amqp.NewConnectionProperties()}
 	for _, way := range credentials(c, uri) {
 		settings.SASL = append(settings.SASL, noted{way, l})
 	}
-	if uri.Scheme != "amqps" {
-		return settings, nil
+	var secure *tls.Config
+	if uri.Scheme == "amqps" {
+		var err error
+		if secure, err = clientTLS(c.TLS); err != nil {
+			return settings, err
+		}
+		secure.ServerName = cmp.Or(secure.ServerName, uri.Host)
 	}
-	var err error
-	settings.TLSClientConfig, err = clientTLS(c.TLS)
-	return settings, err
+	settings.Dial = func(network, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		tcp, err := dialer.DialContext(ctx, network, l.broker)
+		if err != nil {
+			return nil, err
+		}
+		by, _ := ctx.Deadline()
+		if l.conn, err = newConn(ctx, tcp, by); err != nil || secure == nil {
+			return l.conn, err
+		}
+		l.tls = &secured{Conn: tls.Client(l.conn, secure)}
+		return l.tls, l.tls.Handshake()
+	}
+	return settings, nil
 }
 
 // sameBroker tells whether a and b lead to the same connection.
@@ -217,7 +225,7 @@ func (l *link) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		return away(l.broker, l.cause, wire{failure: l.conn.failure()})
+		return away(l.broker, cmp.Or(l.tls.alert(), l.cause), wire{failure: l.conn.failure()})
 	}
 	return fmt.Errorf("broker %s: the connection is closed", l.broker)
 }
