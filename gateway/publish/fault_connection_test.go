@@ -98,6 +98,30 @@ func TestTheEndOfAPublisherDoesNotWaitForAWriteThatIsStuck(t *testing.T) {
 	w.want(t, InDoubt)
 }
 
+func TestAnAlarmUnderALargeMessageIsToldToItsSenderAndToWhoeverWaitsBehindItAtOnce(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
+	b.Block("low on memory")
+	w := submit(t.Context(), p, bulky("x", 50<<20))
+	until(t, faultPatience, func() bool { return p.bulk.window.load().messages == 1 })
+	behind := submit(t.Context(), p, bulky("x", 20<<20)) // over the listener's share of the window
+	w.want(t, InDoubt)
+	if r := behind.want(t, Unavailable); !strings.Contains(r.Err.Error(), "low on memory") {
+		t.Errorf("refused for %v", r.Err)
+	}
+	b.Unblock()
+	if r := w.late(t); r.Outcome != Confirmed {
+		t.Errorf("late: %v: %v", r.Outcome, r.Err)
+	}
+	verify(t, p, "x")
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed)
+	if s := p.Status(); s.Unconfirmed != 0 || s.Queued != 0 {
+		t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
+	}
+}
+
 func TestAnAlarmLeavesWhatIsUnderWayInDoubtRefusesTheRestAndTellsTheLateAck(t *testing.T) {
 	leavesNothing(t)
 	for name, early := range map[string]bool{"while it runs": false, "at start already": true} {

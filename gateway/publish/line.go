@@ -21,12 +21,15 @@ type line struct {
 	link  *link           // nil while there is none
 	away  error           // why no mail is taken; nil where it is
 	up    chan struct{}   // closed while mail is taken
+	down  chan struct{}   // closed while none is
 	since time.Time       // of the present state
 	retry time.Time       // when the next attempt to connect is due
 	told  map[string]bool // what is in the log of why it is away, see lasting
 }
 
 func newLine(p *Publisher, name string) *line {
+	down := make(chan struct{})
+	close(down)
 	return &line{
 		publisher: p,
 		name:      name,
@@ -34,6 +37,7 @@ func newLine(p *Publisher, name string) *line {
 		changed:   make(chan struct{}, 1),
 		away:      errors.New("not connected yet"),
 		up:        make(chan struct{}),
+		down:      down,
 		since:     time.Now(),
 	}
 }
@@ -67,6 +71,13 @@ func (n *line) current() *link {
 	return n.link
 }
 
+// stopped is closed while no mail is taken.
+func (n *line) stopped() <-chan struct{} {
+	n.publisher.mu.Lock()
+	defer n.publisher.mu.Unlock()
+	return n.down
+}
+
 // refusing tells why no mail is taken now: nil where it is. Nothing is taken while the live line is away.
 func (n *line) refusing() error {
 	p := n.publisher
@@ -83,9 +94,11 @@ func (n *line) set(away error) {
 	switch {
 	case away == nil && n.away != nil:
 		close(n.up)
+		n.down = make(chan struct{})
 		n.since = time.Now()
 	case away != nil && n.away == nil:
 		n.up = make(chan struct{})
+		close(n.down)
 		n.since = time.Now()
 	}
 	n.away = away

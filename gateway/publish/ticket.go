@@ -257,12 +257,13 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	var s sent
 	select {
 	case s = <-t.sent:
-	case <-ctx.Done():
-		if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
-			// The queue still holds the ticket; its taker sees that it was given up.
-			return Result{Unavailable, errors.New("its turn did not come before the confirm timeout")}, true
+	case <-t.lane.stopped(): // and the lane may be stuck in a write
+		if len(t.sent) == 0 {
+			return t.unsent("the broker stopped taking mail")
 		}
-		return Result{InDoubt, errors.New("being written to the broker when the confirm timeout passed")}, false
+		s = <-t.sent
+	case <-ctx.Done():
+		return t.unsent("the confirm timeout passed")
 	}
 	if s.dc == nil {
 		return s.result, true
@@ -287,6 +288,14 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	t.leaveWindow()
 	t.sent <- s // for follow
 	return r, false
+}
+
+// unsent is the result of a ticket that no lane has published yet. The queue still holds it; its taker sees that it was given up.
+func (t *Ticket) unsent(when string) (r Result, known bool) {
+	if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
+		return Result{Unavailable, cmp.Or(t.publisher.refusing(), errors.New("its turn did not come before "+when))}, true
+	}
+	return Result{InDoubt, errors.New("being written to the broker when " + when)}, false
 }
 
 // follow waits for the final result of a ticket that nobody waits for any more.
