@@ -296,3 +296,22 @@ func TestAReloadTriesEachURLWithinOneConnectTimeoutAndNamesThoseThatDidNotAnswer
 	}
 	must(t, p, delivery("x", "k"), Confirmed)
 }
+
+func TestWhatIsGivenUpBeforeItsConnectionIsThereIsNotPublishedAfterwards(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	b.Freeze()
+	soon := within(t, 50*time.Millisecond)
+	w := submit(soon, p, bulky("x", 2<<20)) // for the second connection, which is not opened before
+	b.Await("the second connection", func() bool { return b.Attempts() == 2 })
+	w.want(t, Unavailable)
+	b.Thaw()
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed)
+	if n := len(w.copies(b)); n != 0 {
+		t.Errorf("%d copies arrived", n)
+	}
+	if s := p.Status(); s.Unconfirmed != 0 || s.Queued != 0 {
+		t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
+	}
+}

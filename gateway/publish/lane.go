@@ -108,6 +108,10 @@ func (l *lane) step() (wait <-chan struct{}) {
 		l.giveUp(Result{Rejected, err})
 		return nil
 	}
+	if !t.begin() {
+		l.giveUp(Result{}) // nobody waits for it
+		return nil
+	}
 	c, err := l.open(t)
 	if err != nil {
 		l.giveUp(Result{Unavailable, err})

@@ -53,7 +53,7 @@ type Ticket struct {
 	doubt     error        // of an earlier publish that may have arrived
 	suspected *hunt        // for the message that ended the channel of the last publish
 	accused   bool         // it may be that one itself
-	turn      atomic.Int32 // turnWaiting, then turnTaken or turnGivenUp
+	turn      atomic.Int32 // turnWaiting, then turnBegun or turnGivenUp
 	windowed  atomic.Bool  // it has a place in the window
 	sent      chan sent    // one value for each submit
 
@@ -78,7 +78,7 @@ type Ticket struct {
 
 const (
 	turnWaiting int32 = iota
-	turnTaken
+	turnBegun
 	turnGivenUp
 )
 
@@ -205,6 +205,11 @@ func (t *Ticket) free() {
 	t.content = nil
 }
 
+// begin begins to publish t, unless its sender has given it up. It may be called again.
+func (t *Ticket) begin() bool {
+	return t.turn.CompareAndSwap(turnWaiting, turnBegun) || t.turn.Load() == turnBegun
+}
+
 // giveUp tells r to who waits, instead of publishing. Only a lane calls it.
 func (t *Ticket) giveUp(r Result) {
 	t.leaveWindow()
@@ -226,6 +231,7 @@ func (t *Ticket) Wait(ctx context.Context) Result {
 		}
 		t.republish++
 		t.doubt = r.Err
+		t.hunt = nil
 		if t.suspected != nil && t.suspected.begin(ctx) {
 			t.hunt = t.suspected
 		}
@@ -243,9 +249,6 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 	r, known = t.awaitSent(alone)
 	culprit := known && r.Outcome == InDoubt && t.accused
 	t.hunt.end(culprit)
-	if known {
-		t.hunt = nil // else the lane may still look at it
-	}
 	if culprit {
 		// It was alone when the broker closed the channel.
 		r.Outcome, t.republish = Rejected, maxRepublish
@@ -290,7 +293,7 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	return r, false
 }
 
-// unsent is the result of a ticket that no lane has published yet. The queue still holds it; its taker sees that it was given up.
+// unsent is the result of a ticket that no lane has published yet. The queue or the lane still holds it, and sees that it was given up.
 func (t *Ticket) unsent(when string) (r Result, known bool) {
 	if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
 		return Result{Unavailable, cmp.Or(t.publisher.refusing(), errors.New("its turn did not come before "+when))}, true
