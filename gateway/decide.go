@@ -16,14 +16,14 @@ type policies struct {
 
 // decide tells, of the results of one mail's deliveries, what the client is answered if it is to be refused, else (the zero
 // Reply) which of the deliveries must be spooled before it is told 250. Once one delivery is confirmed the mail is accepted,
-// and whatever did not succeed is spooled, whatever the policies say.
+// and whatever did not succeed is spooled, whatever the policies say. A mail is bounced only where each of its deliveries is unroutable.
 func decide(p policies, results []publish.Result) (keep []bool, refusal smtp.Reply) {
 	keep = make([]bool, len(results))
-	confirmed, doubt := false, false
+	confirmed, unroutable := false, true
 	for i, r := range results {
 		keep[i] = r.Outcome != publish.Confirmed
 		confirmed = confirmed || r.Outcome == publish.Confirmed
-		doubt = doubt || r.Outcome == publish.InDoubt
+		unroutable = unroutable && r.Outcome == publish.Returned
 	}
 	if confirmed {
 		return keep, smtp.Reply{}
@@ -31,8 +31,8 @@ func decide(p policies, results []publish.Result) (keep []bool, refusal smtp.Rep
 	for _, r := range results {
 		refusal = graver(refusal, p.refuse(r))
 	}
-	if refusal.Code >= 500 && doubt {
-		// What may have arrived is never bounced.
+	if refusal.Code >= 500 && !unroutable {
+		// What may have arrived, or could still be delivered, is not bounced for another's sake.
 		refusal = replyTryLater
 	}
 	return keep, refusal

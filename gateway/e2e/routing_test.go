@@ -141,9 +141,19 @@ func TestOne_mail_to_two_destinations_is_two_messages_of_one_mail(t *testing.T) 
 
 func TestRecipients_that_do_not_fit_in_one_message_travel_in_several_of_one_mail(t *testing.T) {
 	t.Parallel()
-	url := rabbit.Shared(t).URL()
-	q := rabbit.Queue(t, url)
-	d := start(t, url, config(listener("in", q.Name, "format: raw"))) // whose recipients are in a header table
+	severalMessages(t, rabbit.Shared(t), 2)
+}
+
+func TestA_broker_of_small_frames_gets_more_messages_of_one_mail(t *testing.T) {
+	t.Parallel()
+	severalMessages(t, rabbit.New(t, rabbit.Options{Config: []string{"frame_max = 16384"}}), 1000*144>>14)
+}
+
+// severalMessages sends a mail to 1000 recipients of 144 octets each, in a header table, which are least messages or more.
+func severalMessages(t *testing.T, node *rabbit.Node, least int) {
+	q := rabbit.Queue(t, node.URL())
+	d := start(t, node.URL(), config(listener("in", q.Name, "format: raw")))
+	d.Await(t, "the broker is there", 0, says("broker connected"))
 	var to []string
 	for i := range 1000 {
 		to = append(to, fmt.Sprintf("%04d-%s@%s.example", i, strings.Repeat("local", 10), strings.Repeat("domain", 10)))
@@ -164,8 +174,11 @@ func TestRecipients_that_do_not_fit_in_one_message_travel_in_several_of_one_mail
 	if slices.Sort(arrived); !slices.Equal(arrived, to) {
 		t.Errorf("%d recipients arrived of %d", len(arrived), len(to))
 	}
-	if len(ids) < 2 || !ids[id] || rabbit.Depth(t, q) != 0 {
+	if len(ids) < least || !ids[id] || rabbit.Depth(t, q) != 0 {
 		t.Errorf("messages %v of mail %s, and %d more", ids, id, rabbit.Depth(t, q))
+	}
+	if spool := readSpool(t, d); len(spool) > 0 {
+		t.Errorf("in the spool: %q", spool)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/gateway/mail"
@@ -185,6 +186,38 @@ func BenchmarkBeside_100_messages_a_second_to_a_missing_exchange(b *testing.B) {
 		b.ReportMetric(alone/3, "alone/s")
 		b.ReportMetric(beside/alone, "ratio")
 	}
+}
+
+// From the close of the live channel, under a hundred messages of others, to the first publish on the next one; and until all are confirmed.
+func BenchmarkRecovery_of_the_live_channel(b *testing.B) {
+	var opened, confirmed time.Duration
+	for b.Loop() {
+		broker := amqptest.Start(b)
+		p := start(b, settings(broker.URL()), "x", "gone")
+		broker.Script(hold)
+		var others sync.WaitGroup
+		for range windowful {
+			others.Go(func() { must(b, p, delivery("x", "k"), Confirmed) })
+		}
+		broker.AwaitPublished(windowful)
+		var closed, next time.Time // guarded by the double until the others have ended
+		broker.Script(func(m *amqptest.Publish) {
+			if m.Exchange == "gone" {
+				closed = time.Now()
+				m.CloseChannel(amqp.NotFound, "NOT_FOUND - no exchange 'gone' in vhost '/'")
+				return
+			}
+			if next.IsZero() {
+				next = time.Now()
+			}
+			m.Ack()
+		})
+		p.Submit(b.Context(), delivery("gone", "k")).Wait(b.Context())
+		others.Wait()
+		opened, confirmed = opened+next.Sub(closed), confirmed+time.Since(closed)
+	}
+	b.ReportMetric(float64(opened.Microseconds())/1000/float64(b.N), "next-ms")
+	b.ReportMetric(float64(confirmed.Microseconds())/1000/float64(b.N), "all-ms")
 }
 
 func BenchmarkSmall_mail_beside_50_MB_on_100_megabits(b *testing.B) {

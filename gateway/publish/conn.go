@@ -2,10 +2,13 @@ package publish
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -143,8 +146,50 @@ func (c *conn) write(b []byte) error {
 		c.Conn.SetWriteDeadline(time.Now().Add(time.Duration(d)))
 	}
 	_, err := c.Conn.Write(b)
+	if err != nil && c.patience.Load() == 0 && hungUp(err) {
+		return nil // who reads meets it too, and what the peer said before
+	}
 	if err != nil {
 		c.fail(err)
 	}
 	return err
+}
+
+// hungUp tells whether err is of a peer that ended the connection.
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// secured is TLS on a conn. In TLS 1.3 a broker refuses a client's certificate after the handshake, by an alert that comes with the first
+// read; the client library may tell only of what it met afterwards.
+type secured struct {
+	*tls.Conn
+	failed atomic.Pointer[error] // the first that a read met
+}
+
+func (s *secured) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if err != nil {
+		s.failed.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// alert is how the peer refused our side of TLS; nil where it did not.
+func (s *secured) alert() error {
+	if s == nil {
+		return nil
+	}
+	if err := s.failed.Load(); err != nil && alertOf(*err) != "" {
+		return *err
+	}
+	return nil
+}
+
+// alertOf is what a peer's alert says, "" where err is no such.
+func alertOf(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return strings.TrimPrefix(op.Err.Error(), "tls: ")
+	}
+	return ""
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"lsmtpd/routes/config"
@@ -28,10 +27,7 @@ func backoff(attempt int) time.Duration {
 // lock him out, and only a person can mend it.
 func pause(attempt int, err error) time.Duration {
 	const slowly = 5 * time.Second
-	if refusal, ok := errors.AsType[*amqp.Error](err); ok && refusal.Code == amqp.AccessRefused {
-		return slowly + backoff(attempt)
-	}
-	if away, ok := errors.AsType[*awayError](err); ok && strings.HasSuffix(away.reason, slowRefusal) {
+	if refused(err) {
 		return slowly + backoff(attempt)
 	}
 	return backoff(attempt)
@@ -145,7 +141,7 @@ func (c *Change) Commit() {
 	}
 	if !c.keep && c.link == nil {
 		p.live.drop() // it may have come back since
-		p.live.retry = time.Now().Add(backoff(1))
+		p.live.retry = time.Now().Add(pause(1, c.Warning))
 		p.live.told = map[string]bool{lasting(c.Warning): true}
 		p.live.set(c.Warning)
 		p.log.Warn("broker away: mail is spooled until it is back", "error", c.Warning)

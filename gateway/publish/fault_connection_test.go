@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"context"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -65,6 +66,59 @@ func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
 				t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
 			}
 		})
+	}
+}
+
+// The broker says that it does not read, so that a write may take ten minutes.
+func TestTheEndOfAPublisherDoesNotWaitForAWriteThatIsStuck(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := New(discard())
+	change, err := p.Prepare(t.Context(), settings(b.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Verify([]string{"x"})
+	change.Commit()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		p.Run(ctx)
+		close(ended)
+	}()
+	b.Block("low on memory")
+	w := submit(t.Context(), p, bulky("x", 50<<20))
+	until(t, faultPatience, func() bool { return p.Status().State == Blocked })
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(faultPatience):
+		t.Error("it has not ended")
+	}
+	w.want(t, InDoubt)
+}
+
+func TestAnAlarmUnderALargeMessageIsToldToItsSenderAndToWhoeverWaitsBehindItAtOnce(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
+	b.Block("low on memory")
+	w := submit(t.Context(), p, bulky("x", 50<<20))
+	until(t, faultPatience, func() bool { return p.bulk.window.load().messages == 1 })
+	behind := submit(t.Context(), p, bulky("x", 20<<20)) // over the listener's share of the window
+	w.want(t, InDoubt)
+	if r := behind.want(t, Unavailable); !strings.Contains(r.Err.Error(), "low on memory") {
+		t.Errorf("refused for %v", r.Err)
+	}
+	b.Unblock()
+	if r := w.late(t); r.Outcome != Confirmed {
+		t.Errorf("late: %v: %v", r.Outcome, r.Err)
+	}
+	verify(t, p, "x")
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed)
+	if s := p.Status(); s.Unconfirmed != 0 || s.Queued != 0 {
+		t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
 	}
 }
 
@@ -241,4 +295,23 @@ func TestAReloadTriesEachURLWithinOneConnectTimeoutAndNamesThoseThatDidNotAnswer
 		t.Errorf("error %v\nwant  %s", err, want)
 	}
 	must(t, p, delivery("x", "k"), Confirmed)
+}
+
+func TestWhatIsGivenUpBeforeItsConnectionIsThereIsNotPublishedAfterwards(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	p := start(t, settings(b.URL()), "x")
+	b.Freeze()
+	soon := within(t, 50*time.Millisecond)
+	w := submit(soon, p, bulky("x", 2<<20)) // for the second connection, which is not opened before
+	b.Await("the second connection", func() bool { return b.Attempts() == 2 })
+	w.want(t, Unavailable)
+	b.Thaw()
+	submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed)
+	if n := len(w.copies(b)); n != 0 {
+		t.Errorf("%d copies arrived", n)
+	}
+	if s := p.Status(); s.Unconfirmed != 0 || s.Queued != 0 {
+		t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
+	}
 }

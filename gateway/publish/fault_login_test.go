@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"strings"
 	"testing"
@@ -11,13 +12,13 @@ import (
 )
 
 func TestAClientCertificateLogsInAndABrokerThatIsSilentBehindTLSIsPassedOver(t *testing.T) {
-	cert := amqptest.NewCertificate(t, "lsmtpd")
-	silent, good := amqptest.StartTLS(t, cert.Server()), amqptest.StartTLS(t, cert.Server())
+	a := newAuthority(t)
+	silent, good := a.broker(tls.VerifyClientCertIfGiven), a.broker(tls.VerifyClientCertIfGiven)
 	silent.Freeze()
 	c := settings(silent.URL())
 	c.URLs = append(c.URLs, good.URL())
 	c.ConnectTimeout = time.Second
-	c.TLS = &config.AMQPTLS{CAFile: cert.CertFile, CertFile: cert.CertFile, KeyFile: cert.KeyFile}
+	c.TLS = a.client("lsmtpd")
 	p := runAway(t, discard(), c)
 	verify(t, p, "x")
 	submit(t.Context(), p, delivery("x", "k")).want(t, Confirmed)
@@ -30,9 +31,9 @@ func TestAClientCertificateLogsInAndABrokerThatIsSilentBehindTLSIsPassedOver(t *
 }
 
 func TestABrokerWhoseCertificateNobodyKnowsGetsNoPassword(t *testing.T) {
-	b := amqptest.StartTLS(t, amqptest.NewCertificate(t, "somebody").Server())
+	b := newAuthority(t).broker(tls.NoClientCert)
 	c := settings(b.URL())
-	c.TLS = &config.AMQPTLS{CAFile: amqptest.NewCertificate(t, "the right one").CertFile}
+	c.TLS = &config.AMQPTLS{CAFile: newAuthority(t).file}
 	change, err := New(discard()).Prepare(t.Context(), c)
 	if err != nil || change.Warning == nil || !strings.Contains(change.Warning.Error(), "certificate") {
 		t.Errorf("%v, warning %v", err, change.Warning)

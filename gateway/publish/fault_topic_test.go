@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
@@ -185,4 +186,24 @@ func TestRefusedDestinationsAreForgottenTheOldestFirst(t *testing.T) {
 	if s.shut(destination{"x", "0"}) != nil || s.shut(destination{"x", "1"}) == nil {
 		t.Error("another one than the oldest is forgotten")
 	}
+}
+
+func TestSendersAreWatchedForAWhileAndMakeRoomForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newRefusals(discard())
+		one, more := sender{"one", "x"}, sender{"more", "x"}
+		s.beware(one)
+		for i := range maxRefusals {
+			s.beware(sender{fmt.Sprint(i), "x"})
+		}
+		s.beware(more)
+		if !s.wary(one) || s.wary(more) || len(s.senders) != maxRefusals {
+			t.Errorf("%d are watched, the first %v, the last %v", len(s.senders), s.wary(one), s.wary(more))
+		}
+		time.Sleep(probeLatest + 1) // the bubble's
+		s.beware(more)
+		if s.wary(one) || !s.wary(more) || len(s.senders) != 1 {
+			t.Errorf("later %d are watched, the first %v, the last %v", len(s.senders), s.wary(one), s.wary(more))
+		}
+	})
 }

@@ -10,8 +10,10 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// maxOld is how many channels that it left a lane keeps to hear their last confirms: closed before, they would end the connection.
-const maxOld = 4
+const (
+	maxOld    = 4                // channels left that a lane keeps to hear their last confirms: closed before, they would end the connection
+	renewEach = 30 * time.Second // between two times that a lane asks for another link
+)
 
 var errStopping = errors.New("the gateway is stopping")
 
@@ -29,6 +31,7 @@ type lane struct {
 	wary    *channel   // for messages that the broker may close it for; nil where it must be opened
 	old     []*channel // worn, or refused
 	moves   moves      // from channels that are refused everything for a destination
+	renewal time.Time  // when another link may be asked for, at the soonest
 	ticket  *Ticket    // taken from the queue and not published yet
 }
 
@@ -105,6 +108,10 @@ func (l *lane) step() (wait <-chan struct{}) {
 		l.giveUp(Result{Rejected, err})
 		return nil
 	}
+	if !t.begin() {
+		l.giveUp(Result{}) // nobody waits for it
+		return nil
+	}
 	c, err := l.open(t)
 	if err != nil {
 		l.giveUp(Result{Unavailable, err})
@@ -139,7 +146,9 @@ func (l *lane) open(t *Ticket) (c *channel, err error) {
 	if at != &l.channel && *at != nil && (*at).ch.IsClosed() {
 		*at = nil
 	}
-	l.leave(destinationOf(t.delivery), time.Now())
+	if *at != nil && l.leaves(*at, destinationOf(t.delivery), time.Now()) {
+		l.old, *at = append(l.old, *at), nil
+	}
 	if *at != nil {
 		return *at, nil
 	}
@@ -148,27 +157,30 @@ func (l *lane) open(t *Ticket) (c *channel, err error) {
 	return *at, err
 }
 
-// leave leaves the channel where it is worn, or where it is refused everything for d and another is worth a try.
-func (l *lane) leave(d destination, now time.Time) {
-	c := l.channel
-	if c == nil {
-		return
+// leaves tells whether c is left: it is worn, or it is refused everything for d and another is worth a try. With too many that were
+// left and wait for confirms the lane stays, and a worn one calls for another link: the broker would keep ever more channels for queues
+// that do not confirm.
+func (l *lane) leaves(c *channel, d destination, now time.Time) bool {
+	switch {
+	case c.worn(now):
+		if l.room() {
+			return true
+		}
+		if !now.Before(l.renewal) {
+			l.renewal = now.Add(renewEach)
+			signal(l.on.worn)
+		}
+	case c.refuses(d) && l.moves.due(d, now) && l.room():
+		l.publisher.log.Info("the broker refuses all mail for a destination on this channel: the next one is tried",
+			"lane", l.name, "exchange", d.exchange, "routing_key", d.key)
+		l.moves.moved(c.refused(), now)
+		return true
 	}
-	if c.worn(now) {
-		l.retireChannel(c)
-		return
-	}
-	if !c.refuses(d) || !l.moves.due(d, now) {
-		return
-	}
-	l.publisher.log.Info("the broker refuses all mail for a destination on this channel: the next one is tried",
-		"lane", l.name, "exchange", d.exchange, "routing_key", d.key)
-	l.moves.moved(c.refused(), now)
-	l.retireChannel(c)
+	return false
 }
 
-// retireChannel lets c end after its last confirm, and the next one be opened, unless there are too many such.
-func (l *lane) retireChannel(c *channel) {
+// room tells whether one more channel may be left. Those that have heard their last confirm end.
+func (l *lane) room() bool {
 	l.old = slices.DeleteFunc(l.old, func(c *channel) bool {
 		done := c.idle()
 		if done {
@@ -176,11 +188,7 @@ func (l *lane) retireChannel(c *channel) {
 		}
 		return done || c.ch.IsClosed()
 	})
-	// With so many in use the lane stays where it is, however worn: the broker would keep ever more channels for queues that do not
-	// confirm. Until an older one is idle, the library keeps 25 to 50 octets of each later message here.
-	if len(l.old) < maxOld {
-		l.old, l.channel = append(l.old, c), nil
-	}
+	return len(l.old) < maxOld
 }
 
 // publish hands the ticket to the broker. Where the channel closes first, the ticket stays for the next one.
@@ -245,7 +253,8 @@ func (l *lane) change(to *link) {
 		old.conn.uncork()
 		l.publisher.retire(old)
 	}
-	l.on, l.channel, l.aside, l.wary, l.old, l.moves = to, nil, nil, nil, nil, moves{}
+	l.on, l.channel, l.aside, l.wary, l.old = to, nil, nil, nil, nil
+	l.moves, l.renewal = moves{}, time.Time{}
 	if to != nil {
 		l.channel, _ = openChannel(to) // its error is met again by the next ticket
 	}

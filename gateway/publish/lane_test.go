@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -260,36 +262,155 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 	}
 }
 
-func TestALaneStaysOnItsFifthChannelUntilAnOlderOneHasHeardItsLastConfirm(t *testing.T) {
+// grow makes the messages and the probes of p older by d. No message is on its way to a lane.
+func grow(p *Publisher, d time.Duration) {
+	for _, l := range p.lanes() {
+		for _, c := range append(slices.Clone(l.old), l.channel, l.aside, l.wary) {
+			if c == nil {
+				continue
+			}
+			for _, a := range c.ages {
+				a.begun = a.begun.Add(-d)
+			}
+		}
+		l.renewal = l.renewal.Add(-d)
+	}
+	p.breakers.mu.Lock()
+	defer p.breakers.mu.Unlock()
+	for _, b := range p.breakers.at {
+		b.probe = b.probe.Add(-d)
+	}
+}
+
+// stuck leaves what has such a key unanswered.
+func stuck(m *amqptest.Publish) {
+	if !strings.HasPrefix(m.RoutingKey, "stuck") {
+		m.Ack()
+	}
+}
+
+// miss submits d, which is not confirmed soon, and returns its ticket.
+func miss(t *testing.T, p *Publisher, d *mail.Delivery) *Ticket {
+	t.Helper()
+	soon := within(t, 50*time.Millisecond)
+	ticket := p.Submit(soon, d)
+	if r := ticket.Wait(soon); r.Outcome != InDoubt && r.Outcome != Rejected {
+		t.Errorf("%s: %v: %v", d.RoutingKey, r.Outcome, r.Err)
+	}
+	return ticket
+}
+
+func TestALaneWhoseChannelsAllWaitForConfirmsMovesToAnotherConnectionAndTheRestIsInDoubt(t *testing.T) {
+	leavesNothing(t)
+	for want, d := range map[int]func(exchange, key string) *mail.Delivery{1: delivery, 2: replayed} {
+		t.Run(fmt.Sprint("connections=", want), func(t *testing.T) {
+			broker := amqptest.Start(t)
+			c := settings(broker.URL())
+			c.ConfirmTimeout = 100 * time.Millisecond // the patience with the old connection
+			p := start(t, c, "x")
+			broker.Script(stuck)
+			last := func() *amqptest.Publish { all := broker.Published(); return all[len(all)-1] }
+			final := make(chan Result, maxOld+1)
+			channels := map[int]bool{}
+			first := 0
+			for i := range maxOld + 1 {
+				miss(t, p, d("x", fmt.Sprint("stuck", i))).Late(func(r Result) { final <- r })
+				first = last().Connection
+				channels[last().Channel] = true
+				grow(p, wornAfter+time.Second)
+			}
+			if len(channels) != maxOld+1 {
+				t.Errorf("by %d channels", len(channels))
+			}
+			until(t, patience, func() bool {
+				must(t, p, d("x", "next"), Confirmed)
+				return last().Connection > first
+			})
+			for range maxOld + 1 {
+				if r := <-final; r.Outcome != InDoubt {
+					t.Errorf("on the connection before: %v: %v", r.Outcome, r.Err)
+				}
+			}
+			until(t, patience, func() bool { return broker.Connections() == want })
+			must(t, p, d("x", "next"), Confirmed)
+		})
+	}
+}
+
+func TestALaneStaysOnAWornChannelWhereNoOtherConnectionIsToBeHad(t *testing.T) {
 	broker := amqptest.Start(t)
 	p := start(t, settings(broker.URL()), "x")
-	broker.Script(func(m *amqptest.Publish) {
-		if !strings.HasPrefix(m.RoutingKey, "stuck") {
-			m.Ack()
-		}
-	})
-	last := func() *amqptest.Publish { all := broker.Published(); return all[len(all)-1] }
-	var stuck []*amqptest.Publish
-	channels := map[int]bool{}
+	broker.Script(stuck)
 	for i := range maxOld + 1 {
-		soon := within(t, 50*time.Millisecond)
-		p.Submit(soon, delivery("x", fmt.Sprint("stuck", i))).Wait(soon)
-		stuck = append(stuck, broker.AwaitPublished(2*i + 1)[2*i])
-		p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
-		must(t, p, delivery("x", "next"), Confirmed)
-		channels[last().Channel] = true
+		miss(t, p, delivery("x", fmt.Sprint("stuck", i)))
+		grow(p, wornAfter+time.Second)
 	}
-	fifth := last().Channel
-	if len(channels) != maxOld || fifth != stuck[maxOld].Channel {
-		t.Errorf("by %d channels, the last by %d, want the stuck one's, %d", len(channels), fifth, stuck[maxOld].Channel)
+	broker.Refuse(true)
+	must(t, p, delivery("x", "next"), Confirmed)
+	must(t, p, delivery("x", "next"), Confirmed)
+	all := broker.Published()
+	fifth := all[maxOld].Channel
+	for _, m := range all[maxOld:] {
+		if m.Channel != fifth {
+			t.Errorf("%s went by channel %d, the fifth is %d", m.RoutingKey, m.Channel, fifth)
+		}
 	}
-	stuck[0].Ack()
+	all[0].Ack()
 	until(t, patience, func() bool {
 		must(t, p, delivery("x", "next"), Confirmed)
-		return last().Channel != fifth
+		all := broker.Published()
+		return all[len(all)-1].Channel != fifth
 	})
-	if n := broker.Connections(); n != 1 {
-		t.Errorf("%d connections", n)
+	if broker.Attempts() != 1 || broker.Connections() != 1 {
+		t.Errorf("%d of %d connections are open", broker.Connections(), broker.Attempts())
+	}
+}
+
+// An hour of the test's: the messages and the probes grow older, not the clock.
+func TestAnHourOfQueuesThatNeverConfirmLeavesTheMemoryFlat(t *testing.T) {
+	leavesNothing(t)
+	const step, others = 30 * time.Second, 10
+	broker := amqptest.Start(t)
+	c := settings(broker.URL())
+	c.ConfirmTimeout = 20 * time.Millisecond
+	p := start(t, c, "x")
+	broker.Script(stuck)
+	late := map[int]int{} // by channel: what came behind a message that is not answered, and of which the library keeps a record
+	behind := map[int]bool{}
+	seen, records := 0, 0
+	var peaks [2]struct{ goroutines, records int }
+	for minute := time.Duration(0); minute < time.Hour; minute += step {
+		var tenants sync.WaitGroup
+		for i := range 5 {
+			tenants.Go(func() {
+				soon := within(t, c.ConfirmTimeout)
+				p.Submit(soon, from(fmt.Sprint("tenant", i), delivery("x", fmt.Sprint("stuck", i)))).Wait(soon)
+			})
+		}
+		tenants.Wait()
+		for range others {
+			must(t, p, delivery("x", "live"), Confirmed)
+			must(t, p, replayed("x", "bulk"), Confirmed)
+		}
+		all := broker.Published()
+		for _, m := range all[seen:] {
+			if behind[m.Channel] {
+				late[m.Channel]++
+				records = max(records, late[m.Channel])
+			}
+			behind[m.Channel] = behind[m.Channel] || strings.HasPrefix(m.RoutingKey, "stuck")
+		}
+		seen = len(all)
+		peak := &peaks[minute/(time.Hour/2)]
+		peak.goroutines, peak.records = max(peak.goroutines, runtime.NumGoroutine()), max(peak.records, records)
+		grow(p, step)
+	}
+	t.Logf("peaks of the half hours: %+v, %d messages, %d connections", peaks, seen, broker.Attempts())
+	if peaks[1].goroutines > peaks[0].goroutines*5/4 || peaks[1].records > peaks[0].records*3/2 {
+		t.Errorf("peaks of the half hours: %+v", peaks)
+	}
+	if n := broker.Connections(); n > 4 {
+		t.Errorf("%d connections are open", n)
 	}
 }
 

@@ -21,12 +21,15 @@ type line struct {
 	link  *link           // nil while there is none
 	away  error           // why no mail is taken; nil where it is
 	up    chan struct{}   // closed while mail is taken
+	down  chan struct{}   // closed while none is
 	since time.Time       // of the present state
 	retry time.Time       // when the next attempt to connect is due
 	told  map[string]bool // what is in the log of why it is away, see lasting
 }
 
 func newLine(p *Publisher, name string) *line {
+	down := make(chan struct{})
+	close(down)
 	return &line{
 		publisher: p,
 		name:      name,
@@ -34,6 +37,7 @@ func newLine(p *Publisher, name string) *line {
 		changed:   make(chan struct{}, 1),
 		away:      errors.New("not connected yet"),
 		up:        make(chan struct{}),
+		down:      down,
 		since:     time.Now(),
 	}
 }
@@ -67,6 +71,13 @@ func (n *line) current() *link {
 	return n.link
 }
 
+// stopped is closed while no mail is taken.
+func (n *line) stopped() <-chan struct{} {
+	n.publisher.mu.Lock()
+	defer n.publisher.mu.Unlock()
+	return n.down
+}
+
 // refusing tells why no mail is taken now: nil where it is. Nothing is taken while the live line is away.
 func (n *line) refusing() error {
 	p := n.publisher
@@ -83,9 +94,11 @@ func (n *line) set(away error) {
 	switch {
 	case away == nil && n.away != nil:
 		close(n.up)
+		n.down = make(chan struct{})
 		n.since = time.Now()
 	case away != nil && n.away == nil:
 		n.up = make(chan struct{})
+		close(n.down)
 		n.since = time.Now()
 	}
 	n.away = away
@@ -128,20 +141,27 @@ func (n *line) keep(ctx context.Context) {
 			timer.Stop()
 			return
 		}
-		l, err := p.connect(ctx, c, n)
+		l, err := n.connect(ctx, c)
 		if err != nil {
 			attempt++
 			n.failed(c, err, pause(attempt, err))
 			continue
 		}
-		if !n.lazy() {
-			l.answers = p.survey(l, c.Topology, p.exchanges.questions(nil))
-		}
-		n.adopt(l, c)
+		n.adopt(l, c, nil)
 	}
 }
 
-// hold waits until l is gone, or the configuration c replaced.
+// connect makes a link as c says, which has told of the exchanges where the line has to know.
+func (n *line) connect(ctx context.Context, c *config.AMQP) (*link, error) {
+	p := n.publisher
+	l, err := p.connect(ctx, c, n)
+	if err == nil && !n.lazy() {
+		l.answers = p.survey(l, c.Topology, p.exchanges.questions(nil))
+	}
+	return l, err
+}
+
+// hold waits until l is gone or worn, or the configuration c replaced.
 func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
 	if !n.lazy() {
 		n.publisher.declare(l, c.Topology)
@@ -149,9 +169,22 @@ func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
 	select {
 	case <-l.gone:
 		n.lost(l)
+	case <-l.worn:
+		n.renew(ctx, l, c)
 	case <-n.changed:
 	case <-ctx.Done():
 	}
+}
+
+// renew puts another link in the place of l, which stays where none is to be had: the lane asks again.
+func (n *line) renew(ctx context.Context, l *link, c *config.AMQP) {
+	next, err := n.connect(ctx, c)
+	if err != nil {
+		n.publisher.log.Debug(n.what()+" not renewed", "broker", l.broker, "error", err)
+		return
+	}
+	n.publisher.log.Info(n.what()+" renewed: some of what went by the one before is not confirmed, and is given up as in doubt", "broker", l.broker)
+	n.adopt(next, c, l)
 }
 
 // lost forgets a link that is gone.
@@ -182,7 +215,7 @@ func (n *line) failed(c *config.AMQP, err error, pause time.Duration) {
 	p := n.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n.overtaken(c) {
+	if n.overtaken(c, nil) {
 		p.wake() // who waits for it wants another
 		return
 	}
@@ -224,17 +257,17 @@ func lasting(err error) string {
 	return ""
 }
 
-// overtaken tells whether a reload has come before the end of an attempt to connect as c says: it leads elsewhere, or is connected
-// already, and what came of the attempt means nothing any more. The caller holds mu.
-func (n *line) overtaken(c *config.AMQP) bool {
-	return n.link != nil || !sameBroker(n.publisher.config, c)
+// overtaken tells whether a reload has come before the end of an attempt to connect as c says, in the place of old: it leads elsewhere,
+// or is connected already, and what came of the attempt means nothing any more. The caller holds mu.
+func (n *line) overtaken(c *config.AMQP, old *link) bool {
+	return n.link != old || !sameBroker(n.publisher.config, c)
 }
 
-// adopt makes l the link, unless the configuration it was made from is no longer in force.
-func (n *line) adopt(l *link, c *config.AMQP) {
+// adopt makes l the link in the place of old, nil where there was none, unless the configuration it was made from is no longer in force.
+func (n *line) adopt(l *link, c *config.AMQP, old *link) {
 	p := n.publisher
 	p.mu.Lock()
-	if n.overtaken(c) {
+	if n.overtaken(c, old) {
 		p.mu.Unlock()
 		l.close()
 		p.wake() // who waits for it wants another

@@ -3,6 +3,7 @@ package publish
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -25,6 +26,7 @@ const closePatience = 2 * time.Second
 type link struct {
 	broker      string // host:port, for logs
 	conn        *conn
+	tls         *secured // on conn; nil where there is none
 	amqp        *amqp.Connection
 	gone        chan struct{}                // closed when the connection is
 	notify      func(l *link, reason string) // told when the broker blocks (reason) and unblocks (""); nil where nobody is
@@ -34,6 +36,7 @@ type link struct {
 	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
 	idle        atomic.Pointer[amqp.Channel] // a scratch that nobody asks on now; nil before the first
 	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
+	worn        chan struct{}                // holds a token when its lane wants another in its place
 
 	// guarded by mu
 	mu       sync.Mutex
@@ -55,6 +58,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 		gone:     make(chan struct{}),
 		notify:   t.notify,
 		stall:    make(chan struct{}),
+		worn:     make(chan struct{}, 1),
 		patience: c.ConfirmTimeout,
 	}
 	patience := c.ConnectTimeout
@@ -68,6 +72,9 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 		return nil, &awayError{broker: l.broker, reason: "is not asked: " + err.Error(), there: true, err: err}
 	}
 	settings.Properties.SetClientConnectionName(t.name)
+	if uri.Scheme == "amqps" {
+		url = "amqp" + url[len("amqps"):] // TLS is settings.Dial's
+	}
 	if l.amqp, err = amqp.DialConfig(url, settings); err != nil {
 		onWire := ctx.Err() // it cuts the handshake
 		if l.conn != nil && onWire == nil {
@@ -77,7 +84,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
+		return nil, away(l.broker, cmp.Or(l.tls.alert(), err), wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	l.table = mail.TableIn(l.amqp.Config.FrameSize)
@@ -101,29 +108,32 @@ func (n noted) Response() string {
 
 // settings are for a handshake until the deadline of ctx. They are fresh for each attempt: the library changes what it is given, and the files of secrets are replaced by others.
 func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp.Config, error) {
-	settings := amqp.Config{
-		Heartbeat:  c.Heartbeat,
-		Properties: amqp.NewConnectionProperties(),
-		Dial: func(network, addr string) (net.Conn, error) {
-			var dialer net.Dialer
-			tcp, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			by, _ := ctx.Deadline()
-			l.conn, err = newConn(ctx, tcp, by)
-			return l.conn, err
-		},
-	}
+	settings := amqp.Config{Heartbeat: c.Heartbeat, Properties: amqp.NewConnectionProperties()}
 	for _, way := range credentials(c, uri) {
 		settings.SASL = append(settings.SASL, noted{way, l})
 	}
-	if uri.Scheme != "amqps" {
-		return settings, nil
+	var secure *tls.Config
+	if uri.Scheme == "amqps" {
+		var err error
+		if secure, err = clientTLS(c.TLS); err != nil {
+			return settings, err
+		}
+		secure.ServerName = cmp.Or(secure.ServerName, uri.Host)
 	}
-	var err error
-	settings.TLSClientConfig, err = clientTLS(c.TLS)
-	return settings, err
+	settings.Dial = func(network, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		tcp, err := dialer.DialContext(ctx, network, l.broker)
+		if err != nil {
+			return nil, err
+		}
+		by, _ := ctx.Deadline()
+		if l.conn, err = newConn(ctx, tcp, by); err != nil || secure == nil {
+			return l.conn, err
+		}
+		l.tls = &secured{Conn: tls.Client(l.conn, secure)}
+		return l.tls, l.tls.Handshake()
+	}
+	return settings, nil
 }
 
 // sameBroker tells whether a and b lead to the same connection.
@@ -216,16 +226,16 @@ func (l *link) why() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		return away(l.broker, l.cause, wire{failure: l.conn.failure()})
+		return away(l.broker, cmp.Or(l.tls.alert(), l.cause), wire{failure: l.conn.failure()})
 	}
 	return fmt.Errorf("broker %s: the connection is closed", l.broker)
 }
 
 // close ends the connection politely, at the latest after closePatience. What is unconfirmed is then in doubt.
 func (l *link) close() {
-	l.conn.uncork()
 	cut := time.AfterFunc(closePatience, func() { l.conn.Close() })
 	defer cut.Stop()
+	l.conn.uncork() // waits for a write that is stuck
 	l.amqp.Close()
 	<-l.gone
 }

@@ -53,29 +53,36 @@ func (p *Publisher) wake() {
 
 // Run publishes and keeps the connections until ctx ends. Then it closes them: what is unconfirmed is in doubt.
 func (p *Publisher) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, p.refuse)()
-	var running, asking sync.WaitGroup
+	var running sync.WaitGroup
 	for _, l := range p.lanes() {
 		running.Go(func() { l.run(ctx) })
 		running.Go(func() { l.keep(ctx) })
 	}
-	asking.Go(func() { p.exchanges.run(ctx, p.live.current) })
+	running.Go(func() { p.exchanges.run(ctx, p.live.current) })
+	<-ctx.Done()
+	p.stop() // whoever waits for a broker that is silent, or does not read, waits for the end of its connection
 	running.Wait()
+	p.stop() // what came meanwhile
 	for _, l := range p.lanes() {
-		if at := l.current(); at != nil {
-			p.retiring.Go(at.close)
+		if l.on != nil {
+			p.retiring.Go(l.on.close) // it had not left that yet
 		}
 	}
-	asking.Wait() // a broker that is silent answers only by the end of its connection
 	p.retiring.Wait()
 	return nil
 }
 
-// refuse takes no more mail, and what ends in doubt from now on is not published again.
-func (p *Publisher) refuse() {
+// stop takes no more mail, and closes the links: what ends in doubt from now on is not published again.
+func (p *Publisher) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.live.set(errStopping)
+	for _, l := range p.lanes() {
+		if l.link != nil {
+			p.retiring.Go(l.link.close)
+			l.link = nil
+		}
+	}
 }
 
 // refusing tells why no mail is taken now: nil where it is.

@@ -116,7 +116,7 @@ func (q *queue) take(w *window) *Ticket {
 		case w != nil && !w.take(t):
 			q.rotate()
 			blocked++
-		case !t.turn.CompareAndSwap(turnWaiting, turnTaken):
+		case t.turn.Load() == turnGivenUp:
 			q.pop(b)
 			t.leaveWindow()
 			t.free()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,10 +19,11 @@ import (
 // awayError is why there is no connection to a broker, in the operator's words: the same cause has the same text each time,
 // without the ephemeral ports that system calls tell of, so that a state is told once.
 type awayError struct {
-	broker string // host:port
-	reason string
-	there  bool // something is, and waiting does not mend it
-	err    error
+	broker  string // host:port
+	reason  string
+	there   bool // something is, and waiting does not mend it
+	refused bool // it refuses our password, or seems to
+	err     error
 }
 
 func (e *awayError) Error() string { return "broker " + e.broker + " " + e.reason }
@@ -33,6 +35,9 @@ type wire struct {
 	asked   bool          // the last that passed was our password
 	waited  time.Duration // for the broker, at most; 0 where the connection was made
 }
+
+// refused tells of how a wrong password looks where the connect timeout is short.
+func (w wire) refused() bool { return w.asked && timedOut(w.failure) }
 
 // silence tells of a broker that was waited for, to two digits: what is left of a time that is shared is never quite the same.
 func (w wire) silence() string {
@@ -49,11 +54,19 @@ func (w wire) silence() string {
 func away(broker string, err error, on wire) *awayError {
 	e := &awayError{broker: broker, err: err}
 	e.reason, e.there = explain(err, on)
+	told, byName := errors.AsType[*amqp.Error](err)
+	e.refused = on.refused() || byName && told.Code == amqp.AccessRefused
 	return e
 }
 
-// slowRefusal is how a wrong password looks where the connect timeout is short.
-const slowRefusal = "; RabbitMQ takes as long to refuse a password: check it, or raise amqp.connect_timeout"
+// refused tells whether one of the brokers that err is of refuses our password, or seems to.
+func refused(err error) bool {
+	if each, several := errors.AsType[brokerErrors](err); several {
+		return slices.ContainsFunc(each, refused)
+	}
+	e, ok := errors.AsType[*awayError](err)
+	return ok && e.refused
+}
 
 func explain(err error, on wire) (reason string, there bool) {
 	onWire := on.failure
@@ -65,8 +78,8 @@ func explain(err error, on wire) (reason string, there bool) {
 	switch {
 	case errors.Is(onWire, context.Canceled):
 		return "was not waited for", false
-	case timedOut(onWire) && on.asked:
-		return on.silence() + slowRefusal, true
+	case on.refused():
+		return on.silence() + "; RabbitMQ takes as long to refuse a password: check it, or raise amqp.connect_timeout", true
 	case timedOut(onWire) && !dialing(err):
 		return "takes the connection and " + on.silence(), true
 	case errors.Is(err, amqp.ErrVhost):
@@ -81,7 +94,7 @@ func explain(err error, on wire) (reason string, there bool) {
 		onWire == nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, amqp.ErrClosed)), // the library hung up, and we wrote
 		errors.Is(err, amqp.ErrSyntax), errors.Is(err, amqp.ErrFrame), errors.Is(err, amqp.ErrUnexpectedFrame):
 		return "does not speak AMQP 0-9-1: is that its port, without TLS?", true
-	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), errors.Is(onWire, syscall.ECONNRESET), errors.Is(onWire, syscall.EPIPE):
+	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), hungUp(onWire):
 		return "closed the connection", false
 	case timedOut(onWire), onWire == nil && timedOut(err):
 		return on.silence(), false
@@ -93,18 +106,18 @@ func explain(err error, on wire) (reason string, there bool) {
 func tlsReason(err error) string {
 	var notTLS tls.RecordHeaderError
 	var untrusted *tls.CertificateVerificationError
-	var alert tls.AlertError
+	alert := alertOf(err)
 	switch {
 	case errors.As(err, &notTLS):
 		return "does not speak TLS: is that its port for amqps?"
 	case errors.As(err, &untrusted):
 		return "shows a certificate that is not trusted: " + untrusted.Err.Error()
-	case errors.As(err, &alert):
-		return "refuses our side of TLS: " + alert.Error()
-	}
-	// In TLS 1.3 it comes after the handshake, and the client library keeps only its text.
-	if _, said, found := strings.Cut(err.Error(), "remote error: tls: "); found {
-		return "refuses our side of TLS: " + strings.TrimSuffix(said, `"`)
+	case alert == "certificate required":
+		return "requires a certificate of ours: amqp.tls.cert_file"
+	case strings.Contains(alert, "certificate"):
+		return "refuses our certificate, amqp.tls.cert_file: " + alert
+	case alert != "":
+		return "refuses our side of TLS: " + alert
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package publish
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,10 +135,14 @@ func (s *refusals) count() { s.known.Store(int64(len(s.at) + len(s.senders))) }
 func (s *refusals) beware(who sender) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	if _, watched := s.senders[who]; !watched && len(s.senders) >= maxRefusals {
-		return
+		maps.DeleteFunc(s.senders, func(_ sender, until time.Time) bool { return now.After(until) })
+		if len(s.senders) >= maxRefusals {
+			return
+		}
 	}
-	s.senders[who] = time.Now().Add(probeLatest)
+	s.senders[who] = now.Add(probeLatest)
 	s.count()
 }
 

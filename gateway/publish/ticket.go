@@ -53,7 +53,7 @@ type Ticket struct {
 	doubt     error        // of an earlier publish that may have arrived
 	suspected *hunt        // for the message that ended the channel of the last publish
 	accused   bool         // it may be that one itself
-	turn      atomic.Int32 // turnWaiting, then turnTaken or turnGivenUp
+	turn      atomic.Int32 // turnWaiting, then turnBegun or turnGivenUp
 	windowed  atomic.Bool  // it has a place in the window
 	sent      chan sent    // one value for each submit
 	encoded   func()       // see WhenWritten; nil once it was called
@@ -79,7 +79,7 @@ type Ticket struct {
 
 const (
 	turnWaiting int32 = iota
-	turnTaken
+	turnBegun
 	turnGivenUp
 )
 
@@ -206,6 +206,11 @@ func (t *Ticket) free() {
 	t.content = nil
 }
 
+// begin begins to publish t, unless its sender has given it up. It may be called again.
+func (t *Ticket) begin() bool {
+	return t.turn.CompareAndSwap(turnWaiting, turnBegun) || t.turn.Load() == turnBegun
+}
+
 // giveUp tells r to who waits, instead of publishing. Only a lane calls it.
 func (t *Ticket) giveUp(r Result) {
 	t.leaveWindow()
@@ -231,6 +236,7 @@ func (t *Ticket) Wait(ctx context.Context) Result {
 		}
 		t.republish++
 		t.doubt = r.Err
+		t.hunt = nil
 		if t.suspected != nil && t.suspected.begin(ctx) {
 			t.hunt = t.suspected
 		}
@@ -248,9 +254,6 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 	r, known = t.awaitSent(alone)
 	culprit := known && r.Outcome == InDoubt && t.accused
 	t.hunt.end(culprit)
-	if known {
-		t.hunt = nil // else the lane may still look at it
-	}
 	if culprit {
 		// It was alone when the broker closed the channel.
 		r.Outcome, t.republish = Rejected, maxRepublish
@@ -259,17 +262,13 @@ func (t *Ticket) await(ctx context.Context) (r Result, known bool) {
 }
 
 func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
-	s, known := t.awaitLane(ctx)
+	s, missed := t.awaitLane(ctx)
 	if t.encoded != nil {
 		t.encoded()
 		t.encoded = nil
 	}
-	if !known {
-		if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
-			// The queue still holds the ticket; its taker sees that it was given up.
-			return Result{Unavailable, errors.New("its turn did not come before the confirm timeout")}, true
-		}
-		return Result{InDoubt, errors.New("being written to the broker when the confirm timeout passed")}, false
+	if missed != "" {
+		return t.unsent(missed)
 	}
 	if s.dc == nil {
 		return s.result, true
@@ -296,18 +295,21 @@ func (t *Ticket) awaitSent(ctx context.Context) (r Result, known bool) {
 	return r, false
 }
 
-// awaitLane waits for what the lane did with the ticket. It is known though ctx has ended, where the lane was faster.
-func (t *Ticket) awaitLane(ctx context.Context) (s sent, known bool) {
+// awaitLane waits for what the lane did with the ticket. missed is "" where that is known: whatever else has happened by now.
+func (t *Ticket) awaitLane(ctx context.Context) (s sent, missed string) {
 	select {
 	case s = <-t.sent:
-		return s, true
+		return s, ""
+	case <-t.lane.stopped(): // and the lane may be stuck in a write
+		missed = "the broker stopped taking mail"
 	case <-ctx.Done():
+		missed = "the confirm timeout passed"
 	}
 	select {
 	case s = <-t.sent:
-		return s, true
+		return s, ""
 	default:
-		return sent{}, false
+		return sent{}, missed
 	}
 }
 
@@ -318,6 +320,14 @@ func isDone(c <-chan struct{}) bool {
 	default:
 		return false
 	}
+}
+
+// unsent is the result of a ticket that no lane has published yet. The queue or the lane still holds it, and sees that it was given up.
+func (t *Ticket) unsent(when string) (r Result, known bool) {
+	if t.turn.CompareAndSwap(turnWaiting, turnGivenUp) {
+		return Result{Unavailable, cmp.Or(t.publisher.refusing(), errors.New("its turn did not come before "+when))}, true
+	}
+	return Result{InDoubt, errors.New("being written to the broker when " + when)}, false
 }
 
 // follow waits for the final result of a ticket that nobody waits for any more.

@@ -161,6 +161,7 @@ func (i *inspection) result(w *routes.Way) string {
 	if *w.Exchange == "" {
 		return "ok, its queue is there"
 	}
+	const listed = "rabbitmqctl list_bindings shows them"
 	queues, known := boundBy(i.table.Config.AMQP.Topology, *w.Exchange, w.Shape)
 	switch {
 	case len(queues) > 0 && w.Key == nil:
@@ -168,39 +169,56 @@ func (i *inspection) result(w *routes.Way) string {
 	case len(queues) > 0:
 		return "ok, amqp.topology routes it to " + strings.Join(queues, ", ")
 	case known:
-		const none = "amqp.topology routes it to no queue"
-		i.warnings = append(i.warnings, faultOf(w, none))
+		const none = "no binding in amqp.topology takes its key"
+		i.warnings = append(i.warnings, faultOf(w, none+": where no other does, its mail is returned ("+listed+")"))
 		return "ok, but " + none
 	}
-	return "ok, its bindings are not in amqp.topology (rabbitmqctl list_bindings shows them)"
+	return "ok, its bindings are not in amqp.topology (" + listed + ")"
 }
 
-// boundBy returns the queues that t routes to from an exchange that it declares, and tells whether it knows how that one routes. In
-// key routes.Unknown stands for anything.
+// boundBy returns the queues that t routes to from an exchange that it declares, and tells whether t says how that one routes: it has
+// bindings there, and their kind is known here. In key routes.Unknown stands for anything.
 func boundBy(t config.Topology, exchange, key string) (queues []string, known bool) {
 	at := slices.IndexFunc(t.Exchanges, func(e config.Exchange) bool { return e.Name == exchange })
 	if at < 0 {
 		return nil, false
 	}
-	switch t.Exchanges[at].Type {
-	case amqp.ExchangeFanout, amqp.ExchangeDirect, amqp.ExchangeTopic:
-		known = true
-	}
 	for _, b := range t.Bindings {
+		if b.Exchange != exchange {
+			continue
+		}
 		takes := false
 		switch t.Exchanges[at].Type {
 		case amqp.ExchangeFanout:
 			takes = true
 		case amqp.ExchangeDirect:
-			takes = b.RoutingKey == key || strings.Contains(key, routes.Unknown) && topic(strings.Split(b.RoutingKey, "."), strings.Split(key, "."))
+			takes = direct(b.RoutingKey, key)
 		case amqp.ExchangeTopic:
 			takes = topic(strings.Split(b.RoutingKey, "."), strings.Split(key, "."))
+		default:
+			return nil, false
 		}
-		if takes && b.Exchange == exchange && !slices.Contains(queues, b.Queue) {
+		known = true
+		if takes && !slices.Contains(queues, b.Queue) {
 			queues = append(queues, b.Queue)
 		}
 	}
 	return queues, known
+}
+
+// direct tells whether a direct exchange's binding takes a key, in which routes.Unknown stands for any octets.
+func direct(binding, key string) bool {
+	parts := strings.Split(key, routes.Unknown)
+	rest, is := strings.CutPrefix(binding, parts[0])
+	if len(parts) == 1 {
+		return is && rest == ""
+	}
+	last := len(parts) - 1
+	for _, part := range parts[1:last] {
+		_, after, found := strings.Cut(rest, part)
+		rest, is = after, is && found
+	}
+	return is && strings.HasSuffix(rest, parts[last])
 }
 
 // topic tells whether a topic exchange's pattern takes a key: * is a word, # any number of words. A word of the key

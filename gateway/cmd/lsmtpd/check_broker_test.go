@@ -119,6 +119,47 @@ func TestA_topology_routes_as_the_broker_would(t *testing.T) {
 
 func first(queues []string, _ bool) []string { return queues }
 
+func TestA_direct_exchange_takes_a_key_only_as_it_is(t *testing.T) {
+	for _, c := range []struct {
+		binding, key string
+		takes        bool
+	}{
+		{"a.b", "a.b", true}, {"a.*", "a.b", false}, {"#", "a.b", false}, {"#", "#", true}, {"a.*", "a.*", true}, {"a", "a.b", false}, {"a.b", "a", false},
+		{"mail.*", "mail.\x00", true}, // as the key "mail.*"
+		{"mail.#.x", "mail.\x00.y", false}, {"*.x", "mail.\x00", false}, {"mail.a.b", "mail.\x00", true}, {"mail.", "mail.\x00", true}, {"other.a", "mail.\x00", false},
+		{"a.b.c", "\x00.b.\x00", true}, {"a.x.c", "\x00.b.\x00", false}, {"a.b.b.c", "\x00.b.c", true}, {"pre-a", "pre-\x00", true}, {"post-a", "pre-\x00", false},
+	} {
+		topology := config.Topology{
+			Exchanges: []config.Exchange{{Name: "x", Type: "direct"}},
+			Bindings:  []config.Binding{{Exchange: "x", Queue: "q", RoutingKey: c.binding}},
+		}
+		if got := len(first(boundBy(topology, "x", c.key))) > 0; got != c.takes {
+			t.Errorf("%q takes %q: %v", c.binding, c.key, got)
+		}
+	}
+}
+
+func TestA_topology_says_nothing_of_keys_where_it_has_no_bindings_or_they_are_of_another_kind(t *testing.T) {
+	at := func(kind string, bindings ...config.Binding) config.Topology {
+		return config.Topology{Exchanges: []config.Exchange{{Name: "x", Type: kind}}, Bindings: bindings}
+	}
+	for _, c := range []struct {
+		name     string
+		topology config.Topology
+		known    bool
+	}{
+		{"bindings made elsewhere", at("topic", config.Binding{Exchange: "y", Queue: "q", RoutingKey: "#"}), false},
+		{"no bindings at all", at("fanout"), false},
+		{"a plugin's exchange", at("x-consistent-hash", config.Binding{Exchange: "x", Queue: "q", RoutingKey: "1"}), false},
+		{"by headers", at("headers", config.Binding{Exchange: "x", Queue: "q"}), false},
+		{"a binding that takes other keys", at("topic", config.Binding{Exchange: "x", Queue: "q", RoutingKey: "other"}), true},
+	} {
+		if queues, known := boundBy(c.topology, "x", "k"); known != c.known || len(queues) > 0 {
+			t.Errorf("%s: %v, known %v", c.name, queues, known)
+		}
+	}
+}
+
 func TestCheck_knows_what_the_topology_will_declare_and_what_the_broker_has_otherwise(t *testing.T) {
 	url := rabbit.Shared(t).URL()
 	inbox := rabbit.Queue(t, url)
@@ -142,7 +183,7 @@ listeners:
 		told := strings.Join(strings.Fields(stdout+stderr), " ")
 		for _, want := range []string{
 			"declared by amqp.topology when lsmtpd starts, amqp.topology routes such keys to lsmtpd-not-yet",
-			"amqp.topology routes it to no queue", "inequivalent arg 'x-max-length'",
+			"no binding in amqp.topology takes its key: where no other does, its mail is returned", "inequivalent arg 'x-max-length'",
 		} {
 			if !strings.Contains(told, want) {
 				t.Errorf("not told: %s", want)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/certs"
+
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
@@ -98,16 +100,16 @@ func TestHeartbeats_come_as_often_as_the_client_wants(t *testing.T) {
 }
 
 func TestA_client_logs_in_by_its_certificate_and_silence_comes_after_TLS(t *testing.T) {
-	cert := NewCertificate(t, "lsmtpd")
-	b := StartTLS(t, cert.Server())
-	client := &tls.Config{Certificates: []tls.Certificate{cert.Certificate}, RootCAs: cert.Pool()}
+	ca := certs.NewAuthority(t)
+	b := StartTLS(t, ca.Server(t, tls.VerifyClientCertIfGiven, "127.0.0.1"))
+	client := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, 2, "lsmtpd").TLS(t)}, RootCAs: ca.Pool()}
 	conn := dialWith(t, b.URL(), amqp.Config{TLSClientConfig: client, SASL: []amqp.Authentication{&amqp.ExternalAuth{}}})
 	confirmed(t, publish(t, channelOf(t, conn), "x"))
 	if l := b.Logins(); len(l) != 1 || l[0] != (Login{User: "lsmtpd"}) {
 		t.Errorf("logins %v", l)
 	}
 	b.Freeze()
-	silent, err := tls.Dial("tcp", b.Addr(), &tls.Config{RootCAs: cert.Pool()})
+	silent, err := tls.Dial("tcp", b.Addr(), &tls.Config{RootCAs: ca.Pool()})
 	must(t, err)
 	defer silent.Close()
 	_, err = io.WriteString(silent, protocolHeader)

@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -43,13 +44,19 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue returns a certificate for servers and clients called names, the first of which is its subject.
+// Issue returns a certificate for servers and clients called names, the first of which is its subject. A name may be an IP address.
 func (a *Authority) Issue(t testing.TB, serial int64, names ...string) Pair {
 	t.Helper()
 	key := newKey(t)
 	template := certificate(serial)
 	template.Subject = pkix.Name{CommonName: names[0]}
-	template.DNSNames = names
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+			continue
+		}
+		template.DNSNames = append(template.DNSNames, name)
+	}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -65,7 +72,14 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// TLS is p as a client shows it.
+// Server is the TLS of a server called names, which asks clients for a certificate of a's as auth says.
+func (a *Authority) Server(t testing.TB, auth tls.ClientAuthType, names ...string) *tls.Config {
+	t.Helper()
+	own := a.Issue(t, time.Now().UnixNano(), names...).TLS(t)
+	return &tls.Config{Certificates: []tls.Certificate{own}, ClientAuth: auth, ClientCAs: a.Pool()}
+}
+
+// TLS is p as either end shows it.
 func (p Pair) TLS(t testing.TB) tls.Certificate {
 	t.Helper()
 	c, err := tls.X509KeyPair(p.Cert, p.Key)
