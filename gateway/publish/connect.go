@@ -53,6 +53,7 @@ type Change struct {
 	config    *config.AMQP
 	link      *link // nil where the running one stays, or none answered
 	keep      bool  // the running link stays
+	declared  bool  // the topology is, or is being
 	verified  bool  // exchanges and answers are to be put in force
 	exchanges []string
 	answers   map[string]error
@@ -106,6 +107,7 @@ func (c *Change) Verify(exchanges []string) []error {
 	if l == nil || l.broken() || l.refusing() != nil {
 		return nil // they are verified when it takes mail
 	}
+	c.declared = true
 	c.answers = p.survey(l, c.config.Topology, p.exchanges.questions(append([]string{}, exchanges...)))
 	problems := l.topologyFaults()
 	for _, name := range exchanges {
@@ -127,6 +129,7 @@ func (c *Change) Commit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config = c.config
+	p.live.owed = !c.declared
 	for _, l := range p.lanes() {
 		l.queue.resize(c.config.Buffer)
 		if c.keep && l.link == nil {

@@ -25,6 +25,7 @@ type line struct {
 	since time.Time       // of the present state
 	retry time.Time       // when the next attempt to connect is due
 	told  map[string]bool // what is in the log of why it is away, see lasting
+	owed  bool            // the topology in force is still to be declared
 }
 
 func newLine(p *Publisher, name string) *line {
@@ -109,11 +110,15 @@ func (n *line) keep(ctx context.Context) {
 	p := n.publisher
 	for attempt := 0; ctx.Err() == nil; {
 		p.mu.Lock()
-		l, c, due := n.link, p.config, n.retry
+		l, c, due, owed := n.link, p.config, n.retry, n.owed
+		n.owed = owed && l == nil
 		idle := n.lazy() && n.away == nil
 		p.mu.Unlock()
 		if l != nil {
 			attempt = 0
+			if owed {
+				p.declare(l, c.Topology)
+			}
 			n.hold(ctx, l, c)
 			continue
 		}
@@ -163,9 +168,6 @@ func (n *line) connect(ctx context.Context, c *config.AMQP) (*link, error) {
 
 // hold waits until l is gone or worn, or the configuration c replaced.
 func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
-	if !n.lazy() {
-		n.publisher.declare(l, c.Topology)
-	}
 	select {
 	case <-l.gone:
 		n.lost(l)
