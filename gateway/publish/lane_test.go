@@ -40,7 +40,7 @@ func replayed(exchange, key string) *mail.Delivery {
 // must submits d and fails t unless the outcome is want.
 func must(t testing.TB, p *Publisher, d *mail.Delivery, want Outcome) {
 	t.Helper()
-	if r := p.Submit(t.Context(), d).Wait(within(t, 20*time.Second)); r.Outcome != want {
+	if r := p.Submit(t.Context(), d).Wait(within(t, patience)); r.Outcome != want {
 		t.Errorf("%s: %v (%v), want %v", d.RoutingKey, r.Outcome, r.Err, want)
 	}
 }
@@ -176,10 +176,8 @@ func TestADestinationThatDoesNotConfirmIsLeftAloneAfterThreeMisses(t *testing.T)
 		}
 	})
 	for range missesToOpen {
-		soon := within(t, 50*time.Millisecond)
-		if r := p.Submit(soon, delivery("x", "stuck")).Wait(soon); r.Outcome != InDoubt {
-			t.Errorf("unconfirmed: %v: %v", r.Outcome, r.Err)
-		}
+		timeout := make(confirmTimeout)
+		submit(timeout, p, delivery("x", "stuck")).misses(t, broker, timeout)
 	}
 	must(t, p, delivery("x", "stuck"), Rejected)
 	must(t, p, delivery("x", "fine"), Confirmed)
@@ -238,13 +236,9 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 			m.Ack()
 		}
 	})
-	soon := within(t, 50*time.Millisecond)
-	ticket := p.Submit(soon, delivery("x", "stuck"))
-	if r := ticket.Wait(soon); r.Outcome != InDoubt {
-		t.Fatal(r.Outcome)
-	}
-	late := make(chan Result, 1)
-	ticket.Late(func(r Result) { late <- r })
+	timeout := make(confirmTimeout)
+	w := submit(timeout, p, delivery("x", "stuck"))
+	w.misses(t, broker, timeout)
 	p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
 	must(t, p, delivery("x", "next"), Confirmed)
 	all := broker.Published()
@@ -252,7 +246,7 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 		t.Error("both went by one channel")
 	}
 	all[0].Ack()
-	if r := <-late; r.Outcome != Confirmed {
+	if r := w.late(t); r.Outcome != Confirmed {
 		t.Errorf("the late ack: %v: %v", r.Outcome, r.Err)
 	}
 	if n := broker.Connections(); n != 1 {
@@ -272,8 +266,8 @@ func TestALaneStaysOnItsFifthChannelUntilAnOlderOneHasHeardItsLastConfirm(t *tes
 	var stuck []*amqptest.Publish
 	channels := map[int]bool{}
 	for i := range maxOld + 1 {
-		soon := within(t, 50*time.Millisecond)
-		p.Submit(soon, delivery("x", fmt.Sprint("stuck", i))).Wait(soon)
+		timeout := make(confirmTimeout)
+		submit(timeout, p, delivery("x", fmt.Sprint("stuck", i))).misses(t, broker, timeout)
 		stuck = append(stuck, broker.AwaitPublished(2*i + 1)[2*i])
 		p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
 		must(t, p, delivery("x", "next"), Confirmed)
