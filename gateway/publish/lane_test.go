@@ -351,3 +351,23 @@ func TestALineThatWasNeverConnectedMayFail(t *testing.T) {
 		l.failed(&awayError{broker: "b:5672", reason: "refuses the user or the password", there: true}, time.Second)
 	}
 }
+
+func TestAnAnswerToWhatWasAskedBeforeAnExchangeWasRefusedDoesNotEndItsQuarantine(t *testing.T) {
+	for _, code := range []int{amqp.NotFound, amqp.AccessRefused} {
+		e := newExchanges(discard())
+		if _, err := e.ask("x"); err != nil {
+			t.Fatal(err)
+		}
+		early := e.due() // whether it exists, which it does
+		e.blame("x", &amqp.Error{Code: code, Reason: "ACCESS_REFUSED or NOT_FOUND"})
+		e.note(map[string]answer{"x": {early[0], nil}})
+		if e.fault("x") == nil {
+			t.Errorf("%d: its quarantine has ended", code)
+		}
+		e.probeNow()
+		e.note(map[string]answer{"x": {e.due()[0], nil}})
+		if err := e.fault("x"); err != nil {
+			t.Errorf("%d: what was asked since does not end it: %v", code, err)
+		}
+	}
+}

@@ -32,7 +32,7 @@ type link struct {
 	table       int                          // octets of a header table that one of its frames has room for
 	patience    time.Duration                // longest wait for those when the link is retired
 	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
-	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
+	answers     map[string]answer            // what the broker said of exchanges; not changed once a line has the link
 
 	// guarded by mu
 	mu       sync.Mutex
