@@ -76,7 +76,7 @@ func dial(ctx context.Context, c *config.AMQP, url string, t to) (*link, error) 
 			l.conn.unbind()
 			l.conn.Close()
 		}
-		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), waited: patience})
+		return nil, away(l.broker, err, wire{failure: onWire, asked: l.conn != nil && l.conn.asked.Load(), secured: uri.Scheme == "amqps", waited: patience})
 	}
 	l.conn.established(l.amqp.Config.Heartbeat)
 	l.table = mail.TableIn(l.amqp.Config.FrameSize)

@@ -31,6 +31,7 @@ func (e *awayError) Unwrap() error { return e.err }
 type wire struct {
 	failure error         // the socket's first, nil where it had none: the library takes any end of the handshake for a refusal
 	asked   bool          // the last that passed was our password
+	secured bool          // by TLS
 	waited  time.Duration // for the broker, at most; 0 where the connection was made
 }
 
@@ -59,6 +60,7 @@ func explain(err error, on wire) (reason string, there bool) {
 	onWire := on.failure
 	var told *amqp.Error
 	byName := errors.As(err, &told)
+	hungUp := errors.Is(err, net.ErrClosed) || errors.Is(err, amqp.ErrClosed) // the library did, and we wrote
 	if reason := tlsReason(err); reason != "" {
 		return reason, true
 	}
@@ -78,10 +80,11 @@ func explain(err error, on wire) (reason string, there bool) {
 	case byName && told.Server:
 		return fmt.Sprintf("closed the connection: %d %s", told.Code, told.Reason), true
 	case onWire == nil && byName && (told.Code == amqp.FrameError || told.Code == amqp.SyntaxError),
-		onWire == nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, amqp.ErrClosed)), // the library hung up, and we wrote
+		onWire == nil && hungUp && !on.secured,
 		errors.Is(err, amqp.ErrSyntax), errors.Is(err, amqp.ErrFrame), errors.Is(err, amqp.ErrUnexpectedFrame):
 		return "does not speak AMQP 0-9-1: is that its port, without TLS?", true
-	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), errors.Is(onWire, syscall.ECONNRESET), errors.Is(onWire, syscall.EPIPE):
+	case onWire == nil && hungUp, // for an alert of TLS, which the library keeps to itself
+		errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), errors.Is(onWire, syscall.ECONNRESET), errors.Is(onWire, syscall.EPIPE):
 		return "closed the connection", false
 	case timedOut(onWire), onWire == nil && timedOut(err):
 		return on.silence(), false
