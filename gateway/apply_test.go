@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/smtptest"
 	"lsmtpd/routes"
 
@@ -164,9 +165,11 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 	if err := os.WriteFile(h.dir+"/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	first := *h.Status().Broker.Retry
-	eventually(t, "the broker was tried again: all goroutines are there", func() bool { return !h.Status().Broker.Retry.Equal(first) })
-	next := strings.NewReplacer("/spool", "/deep/spool2", "/admin.sock", "/new/too/admin.sock").Replace(h.config(entry("a2", one) + entry("b", added)))
+	// A broker that is there: one that is away is tried again at any time, with a goroutine and a descriptor.
+	there := strings.NewReplacer(nowhere, amqptest.Start(t).URL())
+	h.must(h.apply(there.Replace(h.config(entry("a", one)))))
+	eventually(t, "the broker is connected", h.publisher.Available)
+	next := strings.NewReplacer("/spool", "/deep/spool2", "/admin.sock", "/new/too/admin.sock").Replace(there.Replace(h.config(entry("a2", one) + entry("b", added))))
 	for _, c := range []struct{ name, old, new, says string }{
 		{"the spool", "/deep/spool2", "/file", ": spool.dir: "},
 		{"the admin socket", "/new/too/admin.sock", "/file/admin.sock", ": admin.socket: "},
@@ -174,8 +177,8 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 		{"a Unix socket", added, "unix:" + h.dir + "/file", ": listeners[1].address: cannot listen on unix:" + h.dir + "/file: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			status, open, there := snapshot(h), descriptors(t), below(t, h.dir)
 			tasks := goroutines()
+			status, open, files := snapshot(h), descriptors(t), below(t, h.dir)
 			config := strings.Replace(next, c.old, c.new, 1)
 			if _, err := h.apply(config); err == nil || !placed.MatchString(err.Error()) || !strings.Contains(err.Error(), c.says) {
 				t.Fatalf("error %v", err)
@@ -187,15 +190,15 @@ func TestA_fault_at_any_step_of_prepare_leaves_everything_as_it_was(t *testing.T
 			if now := descriptors(t); !slices.Equal(slices.Sorted(maps.Values(now)), slices.Sorted(maps.Values(open))) {
 				t.Errorf("descriptors %v\nbefore %v", now, open)
 			}
-			if now := below(t, h.dir); !slices.Equal(now, there) {
-				t.Errorf("files %v\nbefore %v", now, there)
+			if now := below(t, h.dir); !slices.Equal(now, files) {
+				t.Errorf("files %v\nbefore %v", now, files)
 			}
 			if _, err := net.Dial("tcp", added); err == nil {
 				t.Error("the new address answers")
 			}
 		})
 	}
-	if applied := h.must(h.apply(next)); applied.Generation != 2 || actions(applied) != "a2 updated, b added" {
+	if applied := h.must(h.apply(next)); applied.Generation != 3 || actions(applied) != "a2 updated, b added" {
 		t.Errorf("at last %+v", applied)
 	}
 }

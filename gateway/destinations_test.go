@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -53,19 +52,15 @@ func TestA_delivery_that_the_broker_confirmed_counts_though_another_of_the_mail_
 			p.Ack()
 		}
 	})
-	h, address := newLMTP(t, double, 200*time.Millisecond)
+	h, address := newLMTP(t, double, 2*time.Second)
 	c, _ := dial(t, address, "127.0.0.1")
 	if reply, err := c.Exchange("LHLO client.example"); err != nil || reply.Code() != 250 {
 		t.Fatal(reply, err)
 	}
-	const rounds = 10
-	for i := range rounds {
-		domains := [2]string{fmt.Sprintf("mute%d.example", i), "good.example"}
-		if got := deliver(t, c, domains, "x\r\n"); got != [2]int{451, 250} {
-			t.Errorf("mail %d: %v", i, got)
-		}
+	if got := deliver(t, c, [2]string{"mute.example", "good.example"}, "x\r\n"); got != [2]int{451, 250} {
+		t.Errorf("replies %v", got)
 	}
-	if l := h.Status().Listeners[0]; l.Confirmed != rounds || l.Spooled != 0 {
+	if l := h.Status().Listeners[0]; l.Confirmed != 1 || l.Spooled != 0 {
 		t.Errorf("%d confirmed, %d spooled", l.Confirmed, l.Spooled)
 	}
 }

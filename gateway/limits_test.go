@@ -309,7 +309,7 @@ func TestWho_is_not_let_in_at_one_listener_is_in_nobodys_way_at_another(t *testi
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil {
 			cut++
 		} else if !strings.HasPrefix(line, "554 5.7.1 ") {

@@ -107,7 +107,7 @@ func TestA_second_daemon_on_the_same_spool_is_refused_and_the_first_goes_on(t *t
 func TestA_broker_that_refuses_the_password_is_away_and_the_password_is_not_told(t *testing.T) {
 	t.Parallel()
 	node := rabbit.Shared(t)
-	d := start(t, fmt.Sprintf("amqp://guest:hunter2@%s/", node.Addr()), config(listener("in", "x")))
+	d := startAway(t, fmt.Sprintf("amqp://guest:hunter2@%s/", node.Addr()), config(listener("in", "x")))
 	id := deliver(t, d.Addr(t, "in"), "ann@client.example", "bob@example.com")
 	wantSpool(t, d, []string{inSpool("x", id, "bob@example.com")})
 	// The start does not wait for an answer that takes its time, as this one does: the next attempt has it.

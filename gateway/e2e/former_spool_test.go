@@ -21,7 +21,7 @@ func TestMail_in_a_spool_that_a_reload_left_is_found_after_a_restart(t *testing.
 	nobody, err := faultnet.Port()
 	must(t, err)
 	away := config(listener("in", q.Name))
-	d := startReloadable(t, fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", nobody), away)
+	d := startReloadableAway(t, fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", nobody), away)
 	in := func(dir string) string { return strings.Replace(away, "{{.Dir}}/spool", "{{.Dir}}/"+dir, 1) }
 	want := map[string]bool{}
 	send := func() { want[deliver(t, d.Addr(t, "in"), "ann@client.example", "bob@example.com")] = true }

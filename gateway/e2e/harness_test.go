@@ -47,10 +47,24 @@ func withAMQP(c, keys string) string {
 	return strings.Replace(c, "amqp: {", "amqp: {"+keys+", ", 1)
 }
 
-// start runs lsmtpd with config against the broker at url until it listens.
+// start runs lsmtpd with config against the broker at url until it listens and is connected: it listens without, after half a
+// second, and spools.
 func start(t testing.TB, url, config string) *daemon.Daemon {
 	t.Helper()
+	d := startAway(t, url, config)
+	awaitBroker(t, d)
+	return d
+}
+
+// startAway is start where the broker does not answer yet.
+func startAway(t testing.TB, url, config string) *daemon.Daemon {
+	t.Helper()
 	return daemon.Start(t, options(t, url, config))
+}
+
+func awaitBroker(t testing.TB, d *daemon.Daemon) {
+	t.Helper()
+	d.Await(t, "the broker is there", 0, says("broker connected"))
 }
 
 func options(t testing.TB, url, config string) daemon.Options {

@@ -148,7 +148,7 @@ func BenchmarkBacklog(b *testing.B) {
 			for b.Loop() {
 				url, proxy := proxied(b, node)
 				must(b, proxy.Refuse(true))
-				d := start(b, url, strings.Replace(crowdConfig(format), "256MiB", "32MiB", 1))
+				d := startAway(b, url, strings.Replace(crowdConfig(format), "256MiB", "32MiB", 1))
 				for range mails {
 					if code, err := sendOne(d.Addr(b, "in"), "MAIL FROM:<a@example.com>", content); code != 250 {
 						b.Fatal(code, err)

@@ -107,7 +107,7 @@ func TestA_replay_that_is_interrupted_leaves_each_mail_either_delivered_or_in_th
 	q := rabbit.Queue(t, node.URL())
 	url, proxy := proxied(t, node)
 	must(t, proxy.Refuse(true))
-	d := start(t, url, config(listener("in", q.Name)))
+	d := startAway(t, url, config(listener("in", q.Name)))
 	want := map[string]bool{}
 	for range mails {
 		want[deliver(t, d.Addr(t, "in"), "ann@client.example", "bob@example.com")] = true
@@ -116,7 +116,7 @@ func TestA_replay_that_is_interrupted_leaves_each_mail_either_delivered_or_in_th
 		t.Fatalf("exit status %d", code)
 	}
 	must(t, proxy.Refuse(false))
-	proxy.Slow(16 << 10) // octets a second: a mail is about one KiB
+	proxy.Slow(4 << 10) // octets a second: a mail is about one KiB
 
 	cmd := exec.CommandContext(t.Context(), daemon.Binary(t), "spool", "replay", "--all", "-c", d.ConfigPath())
 	var out strings.Builder

@@ -144,23 +144,25 @@ func TestMail_that_is_not_confirmed_in_time_is_spooled_and_a_late_confirm_takes_
 	node := rabbit.Shared(t)
 	q, returning := rabbit.Queue(t, node.URL()), nobodys(t, node.URL())
 	url, proxy := proxied(t, node)
-	d := start(t, url, withAMQP(config(
+	c := withAMQP(config(
 		listener("in", q.Name, fmt.Sprintf("routes: [{match: {recipient: late.example}, exchange: %q}]", returning)),
 		listener("defer", q.Name, "on_broker_failure: defer"),
-	), "confirm_timeout: 1s"))
+	), "heartbeat: 10m")
+	d := startReloadable(t, url, withAMQP(c, "confirm_timeout: 10m"))
 	deliver(t, d.Addr(t, "in"), "ann@client.example", "warm@up.example")
 	rabbit.Drain(t, q, 1, patience)
+	d.apply(withAMQP(c, "confirm_timeout: 1s")) // only now: the first mail had to be confirmed in time
 
 	proxy.Freeze()
 	slow := deliver(t, d.Addr(t, "in"), "ann@client.example", "one@a.example")
 	unroutable := deliver(t, d.Addr(t, "in"), "ann@client.example", "two@late.example")
-	wantSpool(t, d, []string{inSpool(q.Name, slow, "one@a.example"), inSpool(returning, unroutable, "two@late.example")})
+	wantSpool(t, d.Daemon, []string{inSpool(q.Name, slow, "one@a.example"), inSpool(returning, unroutable, "two@late.example")})
 	if r := smtptest.Open(t, d.Addr(t, "defer")).SendMail("ann@client.example", []string{"three@a.example"}, letter); r.Code() != 451 {
 		t.Errorf("with on_broker_failure: defer the answer is %q", r)
 	}
 	proxy.Thaw()
 	eventually(t, "the file of the mail that was confirmed late is gone, and only that", func() bool {
-		return slices.Equal(readSpool(t, d), []string{inSpool(returning, unroutable, "two@late.example")})
+		return slices.Equal(readSpool(t, d.Daemon), []string{inSpool(returning, unroutable, "two@late.example")})
 	})
 	arrived := rabbit.Drain(t, q, 2, patience) // the deferred one was published, too: its sender tries again
 	if ids := []string{arrived[0].MessageId, arrived[1].MessageId}; !slices.Contains(ids, slow) {
@@ -175,7 +177,7 @@ func TestMail_that_is_not_confirmed_in_time_is_spooled_and_a_late_confirm_takes_
 	if got := rabbit.Drain(t, q, 1, patience)[0]; got.MessageId != unroutable {
 		t.Errorf("message %s arrived, want %s", got.MessageId, unroutable)
 	}
-	eventually(t, "the spool is empty", func() bool { return len(spooled(t, d)) == 0 })
+	eventually(t, "the spool is empty", func() bool { return len(spooled(t, d.Daemon)) == 0 })
 	if n := rabbit.Depth(t, q); n != 0 {
 		t.Errorf("%d messages too many", n)
 	}

@@ -29,8 +29,16 @@ type reloadable struct {
 
 var socketKey = regexp.MustCompile(`socket: "([^"]+)"`)
 
-// startReloadable runs lsmtpd with config, a template like daemon's, until it listens.
+// startReloadable runs lsmtpd with config, a template like daemon's, until it listens and is connected; see start.
 func startReloadable(t testing.TB, url, config string) *reloadable {
+	t.Helper()
+	d := startReloadableAway(t, url, config)
+	awaitBroker(t, d.Daemon)
+	return d
+}
+
+// startReloadableAway is startReloadable where the broker does not answer yet.
+func startReloadableAway(t testing.TB, url, config string) *reloadable {
 	t.Helper()
 	o := options(t, url, config)
 	socket := socketKey.FindStringSubmatch(o.Config)[1]

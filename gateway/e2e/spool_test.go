@@ -38,7 +38,7 @@ func TestA_listener_that_has_spooled_its_share_is_told_452_and_nobody_else_is(t 
 		rich   = "spool: {max_bytes: 1MiB"
 	)
 	c := strings.Replace(config(listener("greedy", "x", "spool_max_bytes: 40%"), listener("modest", "x")), "spool: {", greedy+", ", 1)
-	d := startReloadable(t, "amqp://guest:guest@127.0.0.1:1/", c)
+	d := startReloadableAway(t, "amqp://guest:guest@127.0.0.1:1/", c)
 	first := untilFull(t, d.Addr(t, "greedy"))
 	if first != 3 { // of 10.6 KB each
 		t.Errorf("%d mails fit in 40 KiB", first)
@@ -69,7 +69,7 @@ func TestA_disk_that_is_full_is_told_as_452_and_takes_mail_again_when_the_broker
 	q := rabbit.Queue(t, node.URL())
 	url, proxy := proxied(t, node)
 	must(t, proxy.Refuse(true))
-	d := start(t, url, strings.Replace(config(listener("in", q.Name)), `dir: "{{.Dir}}/spool"`, `min_free: 0, dir: "`+dir+`"`, 1))
+	d := startAway(t, url, strings.Replace(config(listener("in", q.Name)), `dir: "{{.Dir}}/spool"`, `min_free: 0, dir: "`+dir+`"`, 1))
 	kept := untilFull(t, d.Addr(t, "in"))
 	if kept < 50 {
 		t.Errorf("%d mails of 10 KB fit in a mebibyte", kept)

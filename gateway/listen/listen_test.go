@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"lsmtpd/gateway/internal/faultnet"
 )
 
 // echo is a Set that sends each client the address it came to.
@@ -33,6 +35,16 @@ func apply(t *testing.T, s *Set, wanted ...string) {
 	c.Commit()
 }
 
+// port is one that no other process gets, nor the kernel gives to a client.
+func port(t *testing.T) int {
+	t.Helper()
+	p, err := faultnet.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // answer is what a client of addr reads.
 func answer(addr string) (string, error) {
 	c, err := net.Dial("tcp", addr)
@@ -40,7 +52,7 @@ func answer(addr string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	b := make([]byte, 100)
 	n, err := c.Read(b)
 	return string(b[:n]), err
@@ -76,12 +88,7 @@ func TestOneAddressInUseUndoesTheWholePreparationAndIsNamed(t *testing.T) {
 	}
 	defer held.Close()
 	s := echo(t)
-	free, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port(t))
 	_, err = s.Prepare([]string{held.Addr().String(), address})
 	if err == nil || !strings.Contains(err.Error(), "cannot listen on "+held.Addr().String()) || strings.Contains(err.Error(), address) {
 		t.Fatalf("error: %v", err)
@@ -114,7 +121,7 @@ func TestARetiredSocketServesWhatItsQueueHolds(t *testing.T) {
 	served.Go(s.Close)
 	close(release)
 	for i, c := range clients {
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 10)
 		if n, err := c.Read(b); string(b[:n]) != "served" {
 			t.Errorf("client %d of 20 read %q, %v", i, b[:n], err)

@@ -27,7 +27,7 @@ func dialMute(t *testing.T, addr string) *mute {
 	t.Helper()
 	m := &mute{connected: make(chan error, 1)}
 	muted := make(chan struct{})
-	d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+	d := net.Dialer{Timeout: time.Minute, Control: func(_, _ string, raw syscall.RawConn) error {
 		defer close(muted)
 		return raw.Control(func(fd uintptr) {
 			drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
@@ -59,22 +59,18 @@ func (m *mute) unmute(t *testing.T) {
 }
 
 func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfterwards(t *testing.T) {
-	for _, any := range []string{"127.0.0.1:0", "[::1]:0"} {
-		free, err := net.Listen("tcp", any)
-		if err != nil {
-			t.Fatal(err)
-		}
-		address, port := free.Addr().String(), uint16(free.Addr().(*net.TCPAddr).Port)
-		free.Close()
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		port := port(t)
+		address := fmt.Sprintf("%s:%d", host, port)
 		s := echo(t)
 		apply(t, s, address)
 		m := dialMute(t, address)
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			ports, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
 			if err != nil {
 				t.Skip("the kernel does not tell of handshakes here: ", err)
 			}
-			if ports[port] {
+			if ports[uint16(port)] {
 				break
 			}
 			if time.Now().After(deadline) {
@@ -87,7 +83,7 @@ func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfte
 		if err := <-m.connected; err != nil {
 			t.Fatal(err)
 		}
-		m.conn.SetDeadline(time.Now().Add(10 * time.Second))
+		m.conn.SetDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 100)
 		if n, err := m.conn.Read(b); string(b[:n]) != address {
 			t.Errorf("it reads %q, %v", b[:n], err)
@@ -120,7 +116,7 @@ func TestAUnixSocketThatClosesServesWhatItsQueueHolds(t *testing.T) {
 	closing.Go(s.Close)
 	close(release)
 	for i, c := range clients {
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 10)
 		if n, err := c.Read(b); string(b[:n]) != "served" {
 			t.Errorf("client %d of 20 read %q, %v", i, b[:n], err)
@@ -141,12 +137,7 @@ func TestSocketsThatCloseUnderAStormOfClientsResetNobody(t *testing.T) {
 	}}
 	var addresses []string
 	for range 10 {
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addresses = append(addresses, free.Addr().String())
-		free.Close()
+		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", port(t)))
 	}
 	var clients sync.WaitGroup
 	var served atomic.Int64
@@ -173,7 +164,7 @@ func TestSocketsThatCloseUnderAStormOfClientsResetNobody(t *testing.T) {
 	for range 8 {
 		before := served.Load()
 		apply(t, s, addresses...)
-		for deadline := time.Now().Add(10 * time.Second); served.Load() < before+20; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); served.Load() < before+20; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("nobody is served")
 			}

@@ -56,7 +56,7 @@ type Change struct {
 	declared  bool  // the topology is, or is being
 	verified  bool  // exchanges and answers are to be put in force
 	exchanges []string
-	answers   map[string]error
+	answers   map[string]answer
 	Warning   error // the broker does not answer, and the mail will be spooled
 }
 
@@ -111,8 +111,8 @@ func (c *Change) Verify(exchanges []string) []error {
 	c.answers = p.survey(l, c.config.Topology, p.exchanges.questions(append([]string{}, exchanges...)))
 	problems := l.topologyFaults()
 	for _, name := range exchanges {
-		err, answered := c.answers[name]
-		refusal, refused := errors.AsType[*amqp.Error](err)
+		a, answered := c.answers[name]
+		refusal, refused := errors.AsType[*amqp.Error](a.err)
 		switch {
 		case !answered:
 			problems = append(problems, fmt.Errorf("exchange %q is not verified yet", name))

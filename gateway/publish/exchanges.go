@@ -34,7 +34,7 @@ type exchange struct {
 	configured bool
 	usable     bool
 	err        error // why it is in quarantine
-	code       int   // of err: amqp.NotFound or amqp.AccessRefused
+	code       int   // of err: amqp.NotFound or amqp.AccessRefused; 0 where there is none
 	pause      time.Duration
 	next       time.Time // when it is asked for again, where it is not usable
 }
@@ -75,7 +75,7 @@ func (e *exchanges) fault(name string) error {
 }
 
 // configure replaces the exchanges that are configured. answers are what the broker said of them, see survey.
-func (e *exchanges) configure(names []string, answers map[string]error) {
+func (e *exchanges) configure(names []string, answers map[string]answer) {
 	e.mu.Lock()
 	old := e.known
 	e.known = make(map[string]*exchange, len(names))
@@ -92,7 +92,7 @@ func (e *exchanges) configure(names []string, answers map[string]error) {
 }
 
 // renew forgets what another connection's broker said, but for quarantines, and takes answers instead.
-func (e *exchanges) renew(answers map[string]error) {
+func (e *exchanges) renew(answers map[string]answer) {
 	e.mu.Lock()
 	for _, x := range e.known {
 		x.usable, x.pause, x.next = false, 0, time.Time{}
@@ -102,10 +102,13 @@ func (e *exchanges) renew(answers map[string]error) {
 }
 
 // note takes what the broker said of exchanges: nil, or a refusal.
-func (e *exchanges) note(answers map[string]error) {
+func (e *exchanges) note(answers map[string]answer) {
 	e.mu.Lock()
-	for name, err := range answers {
-		e.answer(name, err)
+	for name, a := range answers {
+		if x := e.known[name]; a.err == nil && x != nil && x.code != a.code {
+			continue // asked before the quarantine that it would end
+		}
+		e.answer(name, a.err)
 	}
 	e.mu.Unlock()
 	e.look()
@@ -179,8 +182,8 @@ func (e *exchanges) run(ctx context.Context, current func() *link) {
 		case <-timer.C:
 		}
 		if l := current(); l != nil && !l.broken() && l.refusing() == nil {
-			l.ask(e.due(), func(name string, err error) bool {
-				e.note(map[string]error{name: err})
+			l.ask(e.due(), func(a answer) bool {
+				e.note(map[string]answer{a.exchange: a})
 				return ctx.Err() == nil
 			})
 		} else {
@@ -233,7 +236,7 @@ func (e *exchanges) due() []question {
 	var due []question
 	for name, x := range e.known {
 		if !x.usable && !time.Now().Before(x.next) {
-			due = append(due, question{name, x.code == amqp.AccessRefused})
+			due = append(due, question{name, x.code})
 		}
 	}
 	return due
@@ -245,14 +248,17 @@ func (e *exchanges) questions(names []string) []question {
 	defer e.mu.RUnlock()
 	all := make([]question, 0, max(len(names), len(e.known)))
 	for _, name := range names {
-		x := e.known[name]
-		all = append(all, question{name, x != nil && x.code == amqp.AccessRefused})
+		q := question{exchange: name}
+		if x := e.known[name]; x != nil {
+			q.code = x.code
+		}
+		all = append(all, q)
 	}
 	if names != nil {
 		return all
 	}
 	for name, x := range e.known {
-		all = append(all, question{name, x.code == amqp.AccessRefused})
+		all = append(all, question{name, x.code})
 	}
 	return all
 }

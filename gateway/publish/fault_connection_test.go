@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/routes/config"
 )
 
 func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameID(t *testing.T) {
@@ -27,10 +28,15 @@ func TestAConnectionThatEndsUnderAMessageLeavesItInDoubtAndTheNextTryHasTheSameI
 			c := settings(b.URL())
 			c.Heartbeat = 2 * time.Second
 			p := start(t, c, "x")
-			b.Script(script)
+			b.Script(func(m *amqptest.Publish) {
+				if m.N > 1 {
+					m.Ack()
+					return
+				}
+				script(m)
+			})
 			w := submit(t.Context(), p, delivery("x", "k"))
 			arrived(t, b, w)
-			b.Script((*amqptest.Publish).Ack)
 			if r := w.want(t, InDoubt, Confirmed); r.Outcome == Confirmed {
 				return // published again by itself, or the ack was first
 			}
@@ -54,6 +60,7 @@ func TestAPeerFrozenUnderALargeMessageFreesTheWriter(t *testing.T) {
 			c := settings(b.URL())
 			c.Heartbeat = 2 * time.Second
 			c.MaxMessageSize = 64 << 20
+			c.ConnectTimeout = 5 * time.Second // what a connection costs that is tried too early
 			p := start(t, c, "x")
 			submit(t.Context(), p, bulky("x", 2<<20)).want(t, Confirmed) // the bulk lane is open
 			freeze(b)
@@ -228,13 +235,14 @@ func TestABrokerThatFlapsConfirmsOnlyWhatItAcked(t *testing.T) {
 func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testing.T) {
 	leavesNothing(t)
 	for name, tt := range map[string]struct {
-		spoil func(*amqptest.Broker)
-		why   string
+		spoil   func(*amqptest.Broker)
+		why     string
+		timeout time.Duration
 	}{
-		"accepts and stays silent": {(*amqptest.Broker).Freeze, "did not answer within "},
-		"refuses connections":      {func(b *amqptest.Broker) { b.Refuse(true) }, "connection refused"},
-		"wrong password":           {func(b *amqptest.Broker) { b.Require(amqptest.Login{User: "guest", Password: "other"}) }, "password"},
-		"no such vhost":            {func(b *amqptest.Broker) { b.Vhost("elsewhere") }, "virtual host"},
+		"accepts and stays silent": {(*amqptest.Broker).Freeze, "did not answer within ", time.Second}, // it takes it all
+		"refuses connections":      {func(b *amqptest.Broker) { b.Refuse(true) }, "connection refused", patience},
+		"wrong password":           {func(b *amqptest.Broker) { b.Require(amqptest.Login{User: "guest", Password: "other"}) }, "password", patience},
+		"no such vhost":            {func(b *amqptest.Broker) { b.Vhost("elsewhere") }, "virtual host", patience},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -247,7 +255,8 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 			var log syncBuffer
 			p := New(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 			c := settings(withSecret(bad))
-			c.ConnectTimeout = time.Second // the silent one takes it all
+			p.config = &config.AMQP{} // to wait for an answer that long
+			c.ConnectTimeout = tt.timeout
 			alone, err := p.Prepare(t.Context(), c)
 			if err != nil || alone.Warning == nil || !strings.Contains(alone.Warning.Error(), tt.why) {
 				t.Fatalf("alone: %v, warning %v, want %q", err, alone.Warning, tt.why)
@@ -278,7 +287,7 @@ func TestAReloadTriesEachURLWithinOneConnectTimeoutAndNamesThoseThatDidNotAnswer
 	p := start(t, settings(old.URL()))
 	silent.Freeze()
 	c := settings(silent.URL())
-	c.URLs, c.ConnectTimeout = []string{silent.URL(), silent.URL(), good.URL()}, 900*time.Millisecond
+	c.URLs, c.ConnectTimeout = []string{silent.URL(), silent.URL(), good.URL()}, 3*time.Second
 	change, err := p.Prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +298,7 @@ func TestAReloadTriesEachURLWithinOneConnectTimeoutAndNamesThoseThatDidNotAnswer
 	change.Abort()
 	good.Refuse(true)
 	_, err = p.Prepare(t.Context(), c)
-	says := "broker " + silent.Addr() + ` takes the connection and did not answer within \d+ms; `
+	says := "broker " + silent.Addr() + ` takes the connection and did not answer within 1s; `
 	want := says + says + "broker " + good.Addr() + ` is not there: connection refused \(the connection in use stays\)`
 	if err == nil || !regexp.MustCompile("^"+want+"$").MatchString(err.Error()) {
 		t.Errorf("error %v\nwant  %s", err, want)

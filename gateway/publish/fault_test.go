@@ -14,7 +14,7 @@ import (
 )
 
 // faultPatience is how long a result may take on a busy machine before the test fails.
-const faultPatience = 30 * time.Second
+const faultPatience = time.Minute
 
 // leavesNothing fails t if a goroutine outlives it and what it started. It comes first, in a test that runs beside no other.
 func leavesNothing(t *testing.T) {
@@ -89,6 +89,37 @@ func (w *pending) waits(t *testing.T) {
 		t.Errorf("its own ack has not come, and it is %v: %v", r.Outcome, r.Err)
 	default:
 	}
+}
+
+// confirmTimeout is the context of a mail whose confirm timeout passes when it is closed, and no earlier.
+type confirmTimeout chan struct{}
+
+// Deadline implements context.Context.
+func (confirmTimeout) Deadline() (time.Time, bool) { return time.Now(), true }
+
+// Done implements context.Context.
+func (c confirmTimeout) Done() <-chan struct{} { return c }
+
+// Err implements context.Context.
+func (c confirmTimeout) Err() error {
+	select {
+	case <-c:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// Value implements context.Context.
+func (confirmTimeout) Value(any) any { return nil }
+
+// misses lets the confirm timeout pass when the message has arrived, which stays without an answer, and its sender waits for that.
+func (w *pending) misses(t *testing.T, b *amqptest.Broker, timeout confirmTimeout) {
+	t.Helper()
+	arrived(t, b, w)
+	until(t, faultPatience, func() bool { return len(w.ticket.sent) == 0 })
+	close(timeout)
+	w.want(t, InDoubt)
 }
 
 // late is the final result, after want.

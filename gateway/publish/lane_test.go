@@ -42,7 +42,7 @@ func replayed(exchange, key string) *mail.Delivery {
 // must submits d and fails t unless the outcome is want.
 func must(t testing.TB, p *Publisher, d *mail.Delivery, want Outcome) {
 	t.Helper()
-	if r := p.Submit(t.Context(), d).Wait(within(t, 20*time.Second)); r.Outcome != want {
+	if r := p.Submit(t.Context(), d).Wait(within(t, patience)); r.Outcome != want {
 		t.Errorf("%s: %v (%v), want %v", d.RoutingKey, r.Outcome, r.Err, want)
 	}
 }
@@ -178,10 +178,8 @@ func TestADestinationThatDoesNotConfirmIsLeftAloneAfterThreeMisses(t *testing.T)
 		}
 	})
 	for range missesToOpen {
-		soon := within(t, 50*time.Millisecond)
-		if r := p.Submit(soon, delivery("x", "stuck")).Wait(soon); r.Outcome != InDoubt {
-			t.Errorf("unconfirmed: %v: %v", r.Outcome, r.Err)
-		}
+		timeout := make(confirmTimeout)
+		submit(timeout, p, delivery("x", "stuck")).misses(t, broker, timeout)
 	}
 	must(t, p, delivery("x", "stuck"), Rejected)
 	must(t, p, delivery("x", "fine"), Confirmed)
@@ -240,13 +238,9 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 			m.Ack()
 		}
 	})
-	soon := within(t, 50*time.Millisecond)
-	ticket := p.Submit(soon, delivery("x", "stuck"))
-	if r := ticket.Wait(soon); r.Outcome != InDoubt {
-		t.Fatal(r.Outcome)
-	}
-	late := make(chan Result, 1)
-	ticket.Late(func(r Result) { late <- r })
+	timeout := make(confirmTimeout)
+	w := submit(timeout, p, delivery("x", "stuck"))
+	w.misses(t, broker, timeout)
 	p.live.channel.ages[0].begun = time.Now().Add(-wornAfter - time.Second) // the lane looks again at the next submit
 	must(t, p, delivery("x", "next"), Confirmed)
 	all := broker.Published()
@@ -254,7 +248,7 @@ func TestAChannelIsLeftWhenItsOldestMessageHasWaitedForFiveMinutesAndStillHearsI
 		t.Error("both went by one channel")
 	}
 	all[0].Ack()
-	if r := <-late; r.Outcome != Confirmed {
+	if r := w.late(t); r.Outcome != Confirmed {
 		t.Errorf("the late ack: %v: %v", r.Outcome, r.Err)
 	}
 	if n := broker.Connections(); n != 1 {
@@ -289,15 +283,13 @@ func stuck(m *amqptest.Publish) {
 	}
 }
 
-// miss submits d, which is not confirmed soon, and returns its ticket.
-func miss(t *testing.T, p *Publisher, d *mail.Delivery) *Ticket {
+// miss submits d, which arrives and is not confirmed in time, and returns its ticket.
+func miss(t *testing.T, p *Publisher, b *amqptest.Broker, d *mail.Delivery) *Ticket {
 	t.Helper()
-	soon := within(t, 50*time.Millisecond)
-	ticket := p.Submit(soon, d)
-	if r := ticket.Wait(soon); r.Outcome != InDoubt && r.Outcome != Rejected {
-		t.Errorf("%s: %v: %v", d.RoutingKey, r.Outcome, r.Err)
-	}
-	return ticket
+	timeout := make(confirmTimeout)
+	w := submit(timeout, p, d)
+	w.misses(t, b, timeout)
+	return w.ticket
 }
 
 func TestALaneWhoseChannelsAllWaitForConfirmsMovesToAnotherConnectionAndTheRestIsInDoubt(t *testing.T) {
@@ -314,7 +306,7 @@ func TestALaneWhoseChannelsAllWaitForConfirmsMovesToAnotherConnectionAndTheRestI
 			channels := map[int]bool{}
 			first := 0
 			for i := range maxOld + 1 {
-				miss(t, p, d("x", fmt.Sprint("stuck", i))).Late(func(r Result) { final <- r })
+				miss(t, p, broker, d("x", fmt.Sprint("stuck", i))).Late(func(r Result) { final <- r })
 				first = last().Connection
 				channels[last().Channel] = true
 				grow(p, wornAfter+time.Second)
@@ -342,7 +334,7 @@ func TestALaneStaysOnAWornChannelWhereNoOtherConnectionIsToBeHad(t *testing.T) {
 	p := start(t, settings(broker.URL()), "x")
 	broker.Script(stuck)
 	for i := range maxOld + 1 {
-		miss(t, p, delivery("x", fmt.Sprint("stuck", i)))
+		miss(t, p, broker, delivery("x", fmt.Sprint("stuck", i)))
 		grow(p, wornAfter+time.Second)
 	}
 	broker.Refuse(true)
@@ -477,5 +469,25 @@ func TestALineThatWasNeverConnectedMayFail(t *testing.T) {
 	p.config = settings("amqp://b/")
 	for _, l := range p.lanes() {
 		l.failed(p.config, &awayError{broker: "b:5672", reason: "refuses the user or the password", there: true}, time.Second)
+	}
+}
+
+func TestAnAnswerToWhatWasAskedBeforeAnExchangeWasRefusedDoesNotEndItsQuarantine(t *testing.T) {
+	for _, code := range []int{amqp.NotFound, amqp.AccessRefused} {
+		e := newExchanges(discard())
+		if _, err := e.ask("x"); err != nil {
+			t.Fatal(err)
+		}
+		early := e.due() // whether it exists, which it does
+		e.blame("x", &amqp.Error{Code: code, Reason: "ACCESS_REFUSED or NOT_FOUND"})
+		e.note(map[string]answer{"x": {early[0], nil}})
+		if e.fault("x") == nil {
+			t.Errorf("%d: its quarantine has ended", code)
+		}
+		e.probeNow()
+		e.note(map[string]answer{"x": {e.due()[0], nil}})
+		if err := e.fault("x"); err != nil {
+			t.Errorf("%d: what was asked since does not end it: %v", code, err)
+		}
 	}
 }

@@ -35,7 +35,7 @@ type link struct {
 	patience    time.Duration                // longest wait for those when the link is retired
 	least       atomic.Int64                 // octets of a payload that the broker takes no more; 0 is not known
 	idle        atomic.Pointer[amqp.Channel] // a scratch that nobody asks on now; nil before the first
-	answers     map[string]error             // what the broker said of exchanges; not changed once a line has the link
+	answers     map[string]answer            // what the broker said of exchanges; not changed once a line has the link
 	worn        chan struct{}                // holds a token when its lane wants another in its place
 
 	// guarded by mu

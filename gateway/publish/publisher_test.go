@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/gateway/mail"
@@ -27,17 +28,19 @@ func settings(url string) *config.AMQP {
 	return &config.AMQP{
 		URLs:           []string{url},
 		Heartbeat:      10 * time.Second,
-		ConnectTimeout: 5 * time.Second,
+		ConnectTimeout: 30 * time.Second,
 		ConfirmTimeout: 15 * time.Second,
 		Buffer:         1000,
 		MaxMessageSize: 16 << 20,
 	}
 }
 
-// start runs a Publisher with the broker that c names until t ends. It has verified the exchanges.
+// start runs a Publisher with the broker that c names until t ends. It has verified the exchanges. It waits for the broker as a
+// reload does that finds none, as long as c says: at a start half a second is enough, and for a busy machine it is not.
 func start(t testing.TB, c *config.AMQP, exchanges ...string) *Publisher {
 	t.Helper()
 	p := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	p.config = &config.AMQP{}
 	change, err := p.Prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -48,6 +51,12 @@ func start(t testing.TB, c *config.AMQP, exchanges ...string) *Publisher {
 	change.Verify(exchanges)
 	change.Commit()
 	runUntilEnd(t, p)
+	for _, name := range exchanges { // what Verify did not hear within its second
+		until(t, patience, func() bool {
+			verified, err := p.exchanges.ask(name)
+			return verified || err != nil
+		})
+	}
 	return p
 }
 
@@ -91,7 +100,7 @@ func TestAConfirmedDeliveryIsInItsQueueWithItsID(t *testing.T) {
 	if r := p.Submit(t.Context(), d).Wait(t.Context()); r.Outcome != Confirmed {
 		t.Fatalf("outcome %v: %v", r.Outcome, r.Err)
 	}
-	got := rabbit.Drain(t, inbox, 1, 10*time.Second)[0]
+	got := rabbit.Drain(t, inbox, 1, patience)[0]
 	if got.MessageId != d.ID.String() || string(got.Body) != string(d.Content.Octets()) || got.RoutingKey != "a.key" || got.DeliveryMode != 2 {
 		t.Errorf("got %+v", got)
 	}
@@ -117,7 +126,7 @@ func TestReturnsInParallelReachTheirOwnSender(t *testing.T) {
 		})
 	}
 	senders.Wait()
-	rabbit.Drain(t, inbox, 32*50, 30*time.Second)
+	rabbit.Drain(t, inbox, 32*50, patience)
 }
 
 func TestAMissingExchangeCostsOthersNothingAndIsUsableOnceItExists(t *testing.T) {
@@ -146,10 +155,10 @@ func TestAMissingExchangeCostsOthersNothingAndIsUsableOnceItExists(t *testing.T)
 	if names := p.Status().Exchanges; names[late] == "" {
 		t.Errorf("status does not name %s: %v", late, names)
 	}
-	rabbit.Drain(t, inbox, 32*50, 30*time.Second)
+	rabbit.Drain(t, inbox, 32*50, patience)
 	declareExchange(t, broker.URL(), late)
 	p.exchanges.probeNow()
-	until(t, 10*time.Second, func() bool { return p.exchanges.fault(late) == nil })
+	until(t, patience, func() bool { return p.exchanges.fault(late) == nil })
 	// Nothing is bound to it, so that it returns what it takes: the broker's word, and no longer the quarantine's.
 	r = p.Submit(t.Context(), delivery(late, "k")).Wait(t.Context())
 	if r.Outcome != Returned || !strings.Contains(r.Err.Error(), "NO_ROUTE") {
@@ -253,7 +262,7 @@ func TestATicketGivenUpInTheQueueIsNotPublished(t *testing.T) {
 	if r := kept.Wait(t.Context()); r.Outcome != Confirmed {
 		t.Errorf("%v: %v", r.Outcome, r.Err)
 	}
-	if got := rabbit.Drain(t, inbox, 1, 10*time.Second); got[0].RoutingKey != "kept" {
+	if got := rabbit.Drain(t, inbox, 1, patience); got[0].RoutingKey != "kept" {
 		t.Errorf("got %s", got[0].RoutingKey)
 	}
 }
@@ -314,7 +323,7 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 	for i := range late {
 		late[i] = make(chan Result, 1)
 		ticket := p.Submit(t.Context(), d)
-		until(t, 10*time.Second, func() bool { return p.live.window.load().messages == i+1 })
+		until(t, patience, func() bool { return p.live.window.load().messages == i+1 })
 		if i == 1 {
 			cancel() // both are written
 		}
@@ -325,11 +334,25 @@ func TestAMessagePublishedTwiceBeforeItsFirstAckIsReturnedTwice(t *testing.T) {
 			ticket.Late(func(r Result) { late[i] <- r })
 		}()
 	}
-	until(t, 10*time.Second, func() bool { return p.live.window.load().messages == 0 }) // given up
+	until(t, patience, func() bool { return p.live.window.load().messages == 0 }) // given up
 	proxy.Thaw()
 	for i := range late {
 		if r := <-late[i]; r.Outcome != Returned {
 			t.Errorf("publish %d: %v: %v", i, r.Outcome, r.Err)
+		}
+	}
+}
+
+func TestADeliveryThatWasConfirmedBeforeItsSenderCameToWaitIsConfirmedHoweverLateThatIs(t *testing.T) {
+	broker := amqptest.Start(t)
+	p := start(t, settings(broker.URL()), "x")
+	for range 50 {
+		timeout := make(confirmTimeout)
+		early := p.Submit(timeout, delivery("x", "early"))
+		must(t, p, delivery("x", "later"), Confirmed) // behind it on the same channel
+		close(timeout)
+		if r := early.Wait(timeout); r.Outcome != Confirmed {
+			t.Fatalf("%v: %v", r.Outcome, r.Err)
 		}
 	}
 }

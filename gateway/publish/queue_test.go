@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
@@ -12,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-const patience = 10 * time.Second
+const patience = faultPatience
 
 // queuedTicket is a ticket of listener's that carries octets.
 func queuedTicket(listener, id string, octets int64) *Ticket {

@@ -37,16 +37,22 @@ func (s *scratch) close() {
 	}
 }
 
-// question asks for one exchange.
+// question asks for one exchange: after amqp.AccessRefused whether we may write to it, else whether it exists.
 type question struct {
 	exchange string
-	write    bool // whether we may write to it; else whether it exists
+	code     int // why it is in quarantine; 0 where it is not
+}
+
+// answer is what the broker says to a question: nil, or a refusal.
+type answer struct {
+	question
+	err error
 }
 
 // ask returns nil where the answer is yes. A passive declare tells whether an exchange exists; whether we may write to it, only a
 // publish does. That one is an error line in the broker's log each time, so that it is used only after a refusal.
 func (s *scratch) ask(q question) error {
-	if q.write {
+	if q.code == amqp.AccessRefused {
 		return s.writable(q.exchange)
 	}
 	if q.exchange == "" {
@@ -70,7 +76,7 @@ func (s *scratch) allThere(questions []question) bool {
 	names := make([]string, 0, len(questions))
 	for _, q := range questions {
 		switch {
-		case q.write:
+		case q.code == amqp.AccessRefused:
 			return false
 		case q.exchange != "":
 			names = append(names, q.exchange)
@@ -132,7 +138,7 @@ const askedAtOnce = 32
 
 // ask puts questions, and tells each answer, until tell says that it is enough or the link breaks. It leaves a channel open for the
 // next time: on a busy broker, to open one takes longer than to ask.
-func (l *link) ask(questions []question, tell func(exchange string, err error) (more bool)) {
+func (l *link) ask(questions []question, tell func(answer) (more bool)) {
 	s := scratch{link: l, ch: l.idle.Swap(nil)}
 	defer func() {
 		s.ch = l.idle.Swap(s.ch) // of another who asked meanwhile
@@ -145,7 +151,7 @@ func (l *link) ask(questions []question, tell func(exchange string, err error) (
 			if !all {
 				err = s.ask(q)
 			}
-			if l.broken() || !tell(q.exchange, err) {
+			if l.broken() || !tell(answer{q, err}) {
 				return
 			}
 		}
@@ -154,17 +160,17 @@ func (l *link) ask(questions []question, tell func(exchange string, err error) (
 
 // survey declares t, where that was not done on l, and returns what l's broker says to questions. What it does not answer within
 // surveyPatience is left out; it goes on with the declarations.
-func (p *Publisher) survey(l *link, t config.Topology, questions []question) map[string]error {
+func (p *Publisher) survey(l *link, t config.Topology, questions []question) map[string]answer {
 	var mu sync.Mutex
-	answers, over := map[string]error{}, false
+	answers, over := map[string]answer{}, false
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		p.declare(l, t)
-		l.ask(questions, func(exchange string, err error) bool {
+		l.ask(questions, func(a answer) bool {
 			mu.Lock()
 			defer mu.Unlock()
-			answers[exchange] = err
+			answers[a.exchange] = a
 			return !over
 		})
 	}()

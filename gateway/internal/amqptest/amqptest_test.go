@@ -219,8 +219,9 @@ func TestA_frozen_double_says_nothing_to_old_and_new_and_loses_nothing(t *testin
 		t.Error("a frozen double confirmed")
 	default:
 	}
-	if b.Attempts() != 2 || b.Connections() != 1 {
-		t.Errorf("%d attempts, %d connections", b.Attempts(), b.Connections())
+	b.Await("the attempt is noticed", func() bool { return b.Attempts() == 2 })
+	if n := b.Connections(); n != 1 {
+		t.Errorf("%d connections", n)
 	}
 	b.Thaw()
 	confirmed(t, dc)

@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long the double may wait for what a test says will come.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Broker is the double. Its methods may be called at any time and by anybody, and take effect at once on connections that
 // are open, too.
@@ -215,7 +215,7 @@ func (b *Broker) AwaitPublished(n int) []*Publish {
 	return b.Published()
 }
 
-// Await waits, 30 s at most, until is: it asks at each message, connection, channel, login and declaration that comes, and at
+// Await waits, a minute at most, until is: it asks at each message, connection, channel, login and declaration that comes, and at
 // each connection that goes.
 func (b *Broker) Await(what string, is func() bool) {
 	b.t.Helper()

@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long anything may take on a busy machine before the test fails.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Options say what to run.
 type Options struct {
@@ -135,7 +135,7 @@ func (d *Daemon) Kill() { d.process.Kill() }
 // Done is closed when the daemon has ended.
 func (d *Daemon) Done() <-chan struct{} { return d.process.Done() }
 
-// ExitCode waits for the daemon's end, 30 s at most, and returns its exit status; 128 and the signal where one killed it.
+// ExitCode waits for the daemon's end, a minute at most, and returns its exit status; 128 and the signal where one killed it.
 func (d *Daemon) ExitCode(t testing.TB) int {
 	t.Helper()
 	select {

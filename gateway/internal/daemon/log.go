@@ -89,7 +89,7 @@ func (l *log) Text() string {
 	return b.String()
 }
 
-// Await returns the first line at or after number from that matches; it waits for it 30 s at most, and not beyond the daemon's
+// Await returns the first line at or after number from that matches; it waits for it a minute at most, and not beyond the daemon's
 // end. what names it for the test's failure. To wait for the next of its kind, go on from its Index+1.
 func (l *log) Await(t testing.TB, what string, from int, matches func(Line) bool) Line {
 	t.Helper()

@@ -12,8 +12,8 @@ import (
 
 const (
 	maxPrefetch = 500
-	dialTimeout = 5 * time.Second
-	maxTestName = 60 // of t's, in an AMQP name: those end at 255 octets
+	dialTimeout = time.Minute // of a broker on a busy machine
+	maxTestName = 60          // of t's, in an AMQP name: those end at 255 octets
 )
 
 // Inbox is a durable queue of one test's, bound by "#" to a topic exchange of the same name.

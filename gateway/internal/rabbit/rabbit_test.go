@@ -16,6 +16,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
+// patience is how long anything may take on a busy machine before a test fails.
+const patience = time.Minute
+
 // TestMain plays the test process that gets killed, when it is asked to.
 func TestMain(m *testing.M) {
 	if os.Getenv("RABBIT_TEST_PARENT") == "" {
@@ -100,7 +103,7 @@ func TestA_node_can_be_frozen_alarmed_stopped_and_killed_and_keeps_what_was_pers
 	must(t, n.Start(ctx))
 	must(t, n.Stop())
 	must(t, n.Start(ctx))
-	for i, d := range Drain(t, q, 2, 10*time.Second) {
+	for i, d := range Drain(t, q, 2, patience) {
 		if want := []string{"one", "two"}[i]; string(d.Body) != want {
 			t.Errorf("message %d is %q, want %q", i, d.Body, want)
 		}
@@ -164,7 +167,7 @@ func TestTests_on_the_shared_node_do_not_meet(t *testing.T) {
 	a, b := Queue(t, url), Queue(t, url)
 	publish(t, a, "for a")
 	publish(t, b, "for b")
-	if got := Drain(t, a, 1, 10*time.Second)[0]; string(got.Body) != "for a" || got.Exchange != a.Name {
+	if got := Drain(t, a, 1, patience)[0]; string(got.Body) != "for a" || got.Exchange != a.Name {
 		t.Errorf("%q from %s", got.Body, got.Exchange)
 	}
 	if got := []int{Depth(t, a), Depth(t, b)}; got[0] != 0 || got[1] != 1 {
@@ -222,7 +225,7 @@ func expectBlocked(t *testing.T, blocked <-chan amqp.Blocking, want bool) {
 		if b.Active != want {
 			t.Fatalf("blocked is %v, want %v", b.Active, want)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("no word that the connection is blocked or not, want %v", want)
 	}
 }
@@ -236,9 +239,9 @@ func must(t *testing.T, err error) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(pollInterval) {
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(pollInterval) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

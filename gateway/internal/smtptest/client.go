@@ -15,7 +15,7 @@ import (
 )
 
 // patience is a new Client's, and how long Connect waits.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Reply is what the server answered: its lines without their ends, parted by "\n", each with its code.
 type Reply string

@@ -151,9 +151,9 @@ func TestA_program_that_is_not_there_is_an_error(t *testing.T) {
 	}
 }
 
-// gone waits up to ten seconds until process pid no longer exists or is a corpse that nobody collects.
+// gone waits up to a minute until process pid no longer exists or is a corpse that nobody collects.
 func gone(pid int) bool {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if syscall.Kill(pid, 0) == syscall.ESRCH || zombie(pid) {
 			return true
 		}
