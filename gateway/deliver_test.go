@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -456,5 +457,35 @@ func TestAn_operators_replay_keeps_replay_rate_and_goes_alone_while_live_mail_is
 	})
 	if n := r.room(); n != 1 {
 		t.Errorf("room for %d beside live mail", n)
+	}
+}
+
+func TestMail_whose_file_cannot_be_read_is_listed_and_meant_by_no_filter_on_what_is_not_known(t *testing.T) {
+	o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	d := &desk{Spooled: o, t: t}
+	d.fill(1)
+	path := filepath.Join(o.g.store.spools[0].path, d.ids[0].String()+".json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text[:len(text)-30], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if left := d.left(); len(left) != 1 || !left[0].NoEnvelope || left[0].LastError == "" {
+		t.Errorf("listed: %+v", left)
+	}
+	for _, query := range []url.Values{{"from": {"<>"}}, {"from": {"*"}}, {"recipient": {"*"}}} {
+		f, err := ParseFilter(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e, err := range o.Entries(t.Context(), f) {
+			t.Errorf("%v means %+v, %v", query, e, err)
+		}
 	}
 }

@@ -101,15 +101,15 @@ func idPrefixes(values []string) ([]string, error) {
 // Values is the Filter as it was written.
 func (f *Filter) Values() url.Values { return f.asWritten }
 
-// Match tells whether f means e at the time now.
+// Match tells whether f means e at the time now. What is not known of e is not what f asks for.
 func (f *Filter) Match(e *spool.Entry, now time.Time) bool {
 	return f.matchID(e.ID) &&
-		(f.listener == "" || e.Listener == f.listener) &&
-		(f.exchange == nil || !e.NoDestination && e.Exchange == *f.exchange) &&
+		(f.listener == "" || !e.NoHead && e.Listener == f.listener) &&
+		(f.exchange == nil || !e.NoDestination && !e.NoHead && e.Exchange == *f.exchange) &&
 		(f.older == 0 || now.Sub(e.SpooledAt) >= f.older) &&
 		(!f.failed || e.Attempts > 0) &&
-		(f.from == nil || f.from.Match(mail.Mailbox(e.Sender))) &&
-		(f.to == nil || slices.ContainsFunc(e.Recipients, func(r string) bool { return f.to.Match(mail.Mailbox(r)) }))
+		(f.from == nil || !e.NoEnvelope && f.from.Match(mail.Mailbox(e.Sender))) &&
+		(f.to == nil || !e.NoEnvelope && slices.ContainsFunc(e.Recipients, func(r string) bool { return f.to.Match(mail.Mailbox(r)) }))
 }
 
 // matchID tells whether f means a mail of that id, as far as ids go.

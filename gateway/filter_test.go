@@ -17,10 +17,12 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		ID: uuid.MustParse("3f2a91c0-a317-44f7-97a3-0aaa5be372e3"), SpooledAt: now.Add(-time.Hour), Listener: "in",
 		Sender: "Ann@example.com", Recipients: []string{"bob@b.example", "eve@sub.c.example"}, Exchange: "x", Attempts: 1,
 	}
-	null, stray, fresh := e, e, e
+	null, stray, fresh, unread, never := e, e, e, e, e
 	null.Sender = ""
 	stray.NoDestination, stray.Exchange = true, ""
 	fresh.Attempts = 0
+	unread.NoEnvelope, unread.Sender, unread.Recipients = true, "", nil
+	never.NoHead, never.Listener, never.Exchange = true, "", ""
 	tests := []struct {
 		query string
 		entry spool.Entry
@@ -41,6 +43,13 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		{"from=example.com", e, true},
 		{"from=<>", e, false},
 		{"from=<>", null, true},
+		{"from=<>", unread, false},
+		{"from=*", unread, false},
+		{"recipient=*", unread, false},
+		{"listener=in&exchange=x", unread, true},
+		{"exchange=", never, false},
+		{"listener=in", never, false},
+		{"from=example.com", never, true},
 		{"recipient=*@b.example", e, true},
 		{"recipient=.c.example", e, true},
 		{"recipient=c.example", e, false},

@@ -48,6 +48,7 @@ type entry struct {
 	tried    bool // by a replay
 	urgent   bool // an operator asked for it
 	crowded  bool // there was no memory for it the last time: others go first
+	blind    bool // its head could not be read: where it goes and whose it is are not known
 }
 
 // failure is why the last attempt at a file failed, and when the next one may be.

@@ -30,6 +30,8 @@ type Entry struct {
 	LastError     string       `json:"last_error,omitempty"`     // of the last attempt
 	NextTry       time.Time    `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
 	NoDestination bool         `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
+	NoHead        bool         `json:"no_head,omitempty"`        // the file was never read: Listener, Exchange and RoutingKey are not known
+	NoEnvelope    bool         `json:"no_envelope,omitempty"`    // the file cannot be read now: Sender, Recipients and Format are not known
 	AcceptedFor   *Destination `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
 }
 
@@ -113,7 +115,7 @@ func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	}
 	entry := Entry{
 		ID: id, SpooledAt: time.Unix(0, e.spooled).UTC(), Size: e.size, Listener: e.from.name,
-		Exchange: e.to.exchange, RoutingKey: e.to.key, Attempts: int(e.attempts), NoDestination: e.state == stray,
+		Exchange: e.to.exchange, RoutingKey: e.to.key, Attempts: int(e.attempts), NoDestination: e.state == stray, NoHead: e.blind,
 	}
 	if f := s.index.failures[e]; f != nil {
 		entry.LastError = f.why
@@ -123,6 +125,9 @@ func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	}
 	s.mu.Unlock()
 	err := s.readEnvelope(ctx, &entry)
+	if err != nil {
+		entry.NoEnvelope, entry.Sender, entry.Recipients, entry.Format = true, "", nil, ""
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return entry, fmt.Errorf("spool: %s: %w", id, ErrNotFound)
 	}
@@ -165,6 +170,9 @@ func (s *Spool) readEnvelope(ctx context.Context, e *Entry) error {
 			return err
 		}
 		e.AcceptedFor = h.AcceptedFor
+		if e.NoHead {
+			e.NoHead, e.Listener, e.Exchange, e.RoutingKey, e.SpooledAt = false, h.Listener, h.Exchange, h.RoutingKey, h.SpooledAt
+		}
 		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}

@@ -100,7 +100,7 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 	if regular {
 		h, size, err = s.look(id)
 	}
-	as := ready // also what cannot be read for a passing reason: it is read again when it is tried
+	as, blind := ready, false
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -118,6 +118,8 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 		if *stuck++; *stuck <= maxReasons {
 			s.logUnreadable(id, err, aside)
 		}
+	case err != nil: // for a passing reason: it is read again when it is tried
+		blind = true
 	}
 	if h.SpooledAt.IsZero() {
 		h.SpooledAt = time.Now()
@@ -128,7 +130,7 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 		return
 	}
 	e := s.index.entry(id, &h)
-	e.size = size
+	e.size, e.blind = size, blind
 	s.index.add(e, as)
 	signal(s.wake)
 }

@@ -215,15 +215,22 @@ func (t *mailTable) add(e *spool.Entry, now time.Time) error {
 	if !t.whole {
 		id = id[:8]
 	}
-	cells := []string{
-		id, shortAge(now.Sub(e.SpooledAt)), sizeText(e.Size), fmt.Sprint(e.Attempts),
-		e.Listener, senderText(e.Sender), recipientsText(e.Recipients),
+	listener, sender, recipients := e.Listener, senderText(e.Sender), recipientsText(e.Recipients)
+	if e.NoHead {
+		listener = unknown
 	}
+	if e.NoEnvelope {
+		sender, recipients = unknown, unknown
+	}
+	cells := []string{id, shortAge(now.Sub(e.SpooledAt)), sizeText(e.Size), fmt.Sprint(e.Attempts), listener, sender, recipients}
 	if t.narrow {
 		return t.table.add(cells, destinationText(e), e.LastError)
 	}
 	return t.table.add(append(cells, destinationText(e), e.LastError))
 }
+
+// unknown stands for what cannot be read.
+const unknown = "?"
 
 // senderText is a sender for people.
 func senderText(sender string) string {
@@ -249,6 +256,9 @@ func recipientsText(recipients []string) string {
 func destinationText(e *spool.Entry) string {
 	if e.NoDestination {
 		return "(no destination)"
+	}
+	if e.NoHead {
+		return unknown
 	}
 	return e.Exchange + ":" + e.RoutingKey
 }
