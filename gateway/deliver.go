@@ -37,7 +37,8 @@ const (
 	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
 	Busy      Result = "busy"      // it is being published anyway, or there is no memory for it now; the file stays
 	Failed    Result = "failed"    // for another reason; the file stays
-	Untried   Result = "untried"   // the broker is away; the file stays, and has its new destination
+	Untried   Result = "untried"   // the broker is away, or the caller was gone; the file stays, and has its new destination
+	Moved     Result = "moved"     // it has its new destination and is tried next, of which more is told
 )
 
 // Outcome is what became of one file, and for those that stay, why.
@@ -61,7 +62,7 @@ var ErrAway = errors.New("the broker takes no mail")
 // nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
 // begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
-// that the broker went away; what was not told of is in the spool as before.
+// that the broker went away; what was not told of, or only that it is Moved, is in the spool as before, or moved.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
 	away := o.away()
 	if to == nil && away != nil {
@@ -203,6 +204,7 @@ func (r *operatorReplay) moveAll(ctx context.Context) {
 			case got[i].moved:
 				r.moved[id] = true
 				left = append(left, id)
+				r.tell(Outcome{ID: id, Result: Moved, Moved: true})
 			case got[i].Result == Busy:
 				r.busy = append(r.busy, got[i].Outcome)
 			default:
@@ -228,11 +230,20 @@ func (r *operatorReplay) move(id uuid.UUID) tried {
 	return tried{Outcome: Outcome{ID: id, Result: Gone}}
 }
 
-// leave tells of the files that have their new destination and are not tried any more.
+// leave tells of the files that are not tried any more: those that have their new destination, and those that the daemon's own replay
+// has delivered meanwhile, which is as fast with what was moved.
 func (r *operatorReplay) leave(why string) {
+	spools, release := r.g.store.hold()
+	defer release()
 	for _, id := range slices.Concat(r.untried, r.waiting, idsOf(r.busy)) {
-		if r.moved[id] {
+		there := slices.ContainsFunc(spools, func(d *directory) bool { return d.Waits(id) })
+		switch {
+		case there && r.moved[id]:
 			r.tell(Outcome{ID: id, Result: Untried, Reason: why, Moved: true})
+		case !there && r.moved[id]:
+			r.tell(Outcome{ID: id, Result: Delivered, Moved: true})
+		case !there:
+			r.tell(Outcome{ID: id, Result: Gone})
 		}
 	}
 }

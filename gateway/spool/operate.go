@@ -69,6 +69,14 @@ func (s *Spool) hold(id uuid.UUID) (*entry, state, error) {
 	return e, was, nil
 }
 
+// Waits tells whether the file of id is in the spool, and not just confirmed or removed.
+func (s *Spool) Waits(id uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID.get(id)
+	return e != nil && e.state != removing && e.state != unreadable && e.settled != gone
+}
+
 // release gives a file back into the hands it came from.
 func (s *Spool) release(e *entry, to state) {
 	s.mu.Lock()

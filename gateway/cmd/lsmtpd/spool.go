@@ -47,7 +47,7 @@ var spoolCommands = []command{
 	{name: "ls", run: runSpoolLs},
 	{name: "show", run: runSpoolShow},
 	{name: "replay", signals: true, run: runSpoolReplay},
-	{name: "rm", run: runSpoolRm},
+	{name: "rm", signals: true, run: runSpoolRm},
 }
 
 func runSpool(p *program, args []string) int {

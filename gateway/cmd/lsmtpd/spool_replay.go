@@ -19,8 +19,9 @@ may be cut to its first digits while they are one mail's; flags that select must
 all hold.
 
 The running daemon sends it. Where none runs, this command does, to the broker
-of the configuration. Ctrl-C lets what is under way come to its end; a second
-one does not, and may have mail sent twice, with the same message-id.
+of the configuration. Ctrl-C lets what is under way come to its end, and tells
+what became of all; a second one ends this command at once: without a daemon it
+may have mail sent twice, with the same message-id.
 
 With --to the mail goes elsewhere: EXCHANGE:KEY, or :QUEUE for the default
 exchange. The first colon is the one between them. From then on that is its
@@ -150,7 +151,7 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 	}
 	switch {
 	case err != nil && ctx.Err() != nil && a.local == nil:
-		return errors.New("stopped, as asked; the daemon ends what it has begun, lsmtpd spool ls shows the rest")
+		return fmt.Errorf("stopped, as asked (%s in the spool, for the daemon to send when its turn comes)", remains(sum.left()))
 	case err != nil && ctx.Err() != nil:
 		return fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left()))
 	case err != nil:
@@ -177,18 +178,12 @@ func (p *program) agreedTo(ctx context.Context, some *found, o *order) error {
 	if !isTerminal(p.stdin) {
 		return errNobodyToAsk
 	}
-	answer := make(chan bool, 1)
-	go func() {
-		answer <- p.agreed(some, fmt.Sprintf("Send %s (%s) to exchange %q with key %q, now and from now on?",
-			count(len(some.ids), "mail"), some.listeners(), o.to.Exchange, o.to.RoutingKey))
-	}()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case agreed := <-answer:
-		if agreed {
-			return nil
-		}
+	if p.agreed(ctx, some, fmt.Sprintf("Send %s (%s) to exchange %q with key %q, now and from now on?",
+		count(len(some.ids), "mail"), some.listeners(), o.to.Exchange, o.to.RoutingKey)) {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	fmt.Fprintln(p.stderr, "Nothing is changed.")
 	return errLeft

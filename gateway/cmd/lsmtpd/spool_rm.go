@@ -51,7 +51,9 @@ func runSpoolRm(p *program, args []string) int {
 	if !*yes && !isTerminal(p.stdin) {
 		return f.refuse(errors.New("there is no terminal to ask on: --yes removes without asking"))
 	}
-	ctx := context.Background() // a signal ends the program: a file is there or not
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go p.stopOnSignal(ctx, stop)
 	a, err := open(ctx)
 	if err != nil {
 		return f.unanswered(err)
@@ -65,7 +67,7 @@ func runSpoolRm(p *program, args []string) int {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return a.done(operands)
 	}
-	if !*yes && !p.agreed(some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
+	if !*yes && !p.agreed(ctx, some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
 		fmt.Fprintln(p.stderr, "Nothing is removed.")
 		return exitFailed
 	}
@@ -78,7 +80,10 @@ func runSpoolRm(p *program, args []string) int {
 	})
 	bar.end()
 	fmt.Fprint(p.stdout, sum.text())
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return f.failed(fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left())))
+	case err != nil:
 		return f.failed(err)
 	}
 	if sum.left() > 0 {
@@ -87,8 +92,8 @@ func runSpoolRm(p *program, args []string) int {
 	return a.done(operands)
 }
 
-// agreed shows what a question is about, and asks it.
-func (p *program) agreed(some *found, question string) bool {
+// agreed shows what a question is about, and asks it. When ctx ends, the answer is no.
+func (p *program) agreed(ctx context.Context, some *found, question string) bool {
 	out := bufio.NewWriter(p.stderr)
 	rows, now := newMailTable(out, terminalWidth(p.stderr)), time.Now()
 	for i := range some.sample {
@@ -102,10 +107,16 @@ func (p *program) agreed(some *found, question string) bool {
 	if out.Flush() != nil {
 		return false
 	}
-	answer, err := bufio.NewReader(p.stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	agreed := make(chan bool, 1)
+	go func() { // it ends with the program
+		answer, err := bufio.NewReader(p.stdin).ReadString('\n')
+		answer = strings.ToLower(strings.TrimSpace(answer))
+		agreed <- (err == nil || errors.Is(err, io.EOF)) && (answer == "y" || answer == "yes")
+	}()
+	select {
+	case yes := <-agreed:
+		return yes
+	case <-ctx.Done():
 		return false
 	}
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
 }

@@ -218,6 +218,24 @@ func TestThe_bar_is_drawn_where_there_is_room(t *testing.T) {
 	}
 }
 
+func TestThe_bar_shows_how_many_have_the_new_destination_before_the_first_is_tried(t *testing.T) {
+	s := summary{total: 10}
+	for i := range 5 {
+		s.add(gateway.Outcome{ID: fileID(i), Result: gateway.Moved, Moved: true})
+	}
+	if got, want := s.bar(0), "5 of 10  have the new destination"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	s.add(gateway.Outcome{Result: gateway.Delivered})
+	if got, want := s.bar(0), "1 of 10  1 delivered, 9 to go"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	s.add(gateway.Outcome{Result: gateway.Untried, Moved: true})
+	if got, want := s.text(), "10 mails: 1 delivered, 9 not tried\n  1 mail stays in the spool with the new destination\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestProgress_stays_on_one_line_of_a_terminal_and_is_gone_at_the_end(t *testing.T) {
 	var b strings.Builder
 	p := newProgress(&b, func(int) string { return "half of what there is to be done is done" })
