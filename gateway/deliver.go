@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
+	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/spool"
 
 	"github.com/google/uuid"
@@ -58,7 +60,7 @@ var ErrMissing = errors.New("there is no such destination, and nothing is change
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
 
-// Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
+// Replay publishes the mail that ids name, in that order, whatever its back-off and what the broker said of its destination before, and tells each what became of every one; to, unless
 // nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
 // begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
@@ -76,6 +78,9 @@ func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.g.store.ctx, cancel)()
+	if away == nil {
+		o.g.publisher.Reconsider(ctx, o.destinations(ids, to))
+	}
 	r := &operatorReplay{
 		g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, away: away,
 		results: make(chan tried), outcomes: make(chan Outcome),
@@ -97,6 +102,25 @@ func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, 
 		return refused
 	}
 	return end
+}
+
+// destinations are where the files of ids go, each once: to, unless it is nil.
+func (o *Spooled) destinations(ids []uuid.UUID, to *Destination) []publish.Destination {
+	if to != nil {
+		return []publish.Destination{publish.Destination(*to)}
+	}
+	spools, release := o.g.store.hold()
+	defer release()
+	all := map[publish.Destination]struct{}{}
+	for _, id := range ids {
+		for _, d := range spools {
+			if to, there := d.Destination(id); there {
+				all[publish.Destination(to)] = struct{}{}
+				break
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
 // away tells why no mail can be sent now, nil where it can.

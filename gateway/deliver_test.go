@@ -536,3 +536,52 @@ func TestA_store_that_stops_waits_for_the_brokers_word_on_what_is_published(t *t
 		t.Error("what the broker confirmed while the store stopped is published again by a start")
 	}
 }
+
+func TestAn_operators_replay_asks_anew_for_an_exchange_that_was_missing(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3)
+	b.Exchange("x", amqptest.Missing)
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused] != 1 {
+		t.Fatalf("while it is missing: %v, %v", got, err)
+	}
+	failed, err := ParseFilter(url.Values{"failed": {"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for e, err := range d.Entries(t.Context(), failed) {
+		if n++; err != nil || !strings.Contains(e.Waits, "NOT_FOUND") {
+			t.Errorf("listed: %+v, %v", e, err)
+		}
+	}
+	if m, err := d.Mail(t.Context(), d.ids[2]); n != 3 || err != nil || m.Attempts != 0 || !strings.Contains(m.Waits, "NOT_FOUND") {
+		t.Errorf("%d failed; one that was not tried: %+v, %v", n, m.Entry, err)
+	}
+	b.Exchange("x", amqptest.Usable)
+	got = told{}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil || got[Delivered] != 3 {
+		t.Errorf("when it is there: %v, %v", got, err)
+	}
+}
+
+func TestMail_behind_one_that_did_not_get_through_says_so(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 2)
+	b.Script((*amqptest.Publish).Unroutable)
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused] != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 2 || left[0].Waits != "" || !strings.Contains(left[1].Waits, "NO_ROUTE") || left[1].LastError != "" {
+		t.Errorf("left: %+v", left)
+	}
+	b.Script((*amqptest.Publish).Ack)
+	d.fill(1)
+	if err := d.Replay(t.Context(), d.ids[1:2], nil, got.each); err != nil || got[Delivered] != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 2 || left[1].Waits != "" {
+		t.Errorf("left of a destination that takes mail: %+v", left)
+	}
+}

@@ -107,7 +107,7 @@ func (f *Filter) Match(e *spool.Entry, now time.Time) bool {
 		(f.listener == "" || !e.NoHead && e.Listener == f.listener) &&
 		(f.exchange == nil || !e.NoDestination && !e.NoHead && e.Exchange == *f.exchange) &&
 		(f.older == 0 || now.Sub(e.SpooledAt) >= f.older) &&
-		(!f.failed || e.Attempts > 0) &&
+		(!f.failed || e.Attempts > 0 || e.Waits != "") &&
 		(f.from == nil || !e.NoEnvelope && f.from.Match(mail.Mailbox(e.Sender))) &&
 		(f.to == nil || !e.NoEnvelope && slices.ContainsFunc(e.Recipients, func(r string) bool { return f.to.Match(mail.Mailbox(r)) }))
 }

@@ -21,6 +21,8 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 	null.Sender = ""
 	stray.NoDestination, stray.Exchange = true, ""
 	fresh.Attempts = 0
+	waits := fresh
+	waits.Waits = "exchange \"x\": NOT_FOUND"
 	unread.NoEnvelope, unread.Sender, unread.Recipients = true, "", nil
 	never.NoHead, never.Listener, never.Exchange = true, "", ""
 	tests := []struct {
@@ -57,6 +59,7 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		{"older=61m", e, false},
 		{"failed=true", e, true},
 		{"failed=true", fresh, false},
+		{"failed=true", waits, true},
 		{"listener=in&exchange=x&from=example.com&recipient=eve@*&older=30m&failed=true", e, true},
 		{"listener=in&exchange=x&from=example.com&recipient=eve@*&older=2h&failed=true", e, false},
 	}

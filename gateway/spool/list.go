@@ -28,6 +28,7 @@ type Entry struct {
 	Format        string       `json:"format"`
 	Attempts      int          `json:"attempts"`                 // that failed, since the daemon started
 	LastError     string       `json:"last_error,omitempty"`     // of the last attempt
+	Waits         string       `json:"waits,omitempty"`          // why it is not tried though nothing is wrong with it: its destination takes none
 	NextTry       time.Time    `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
 	NoDestination bool         `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
 	NoHead        bool         `json:"no_head,omitempty"`        // the file was never read: Listener, Exchange and RoutingKey are not known
@@ -119,6 +120,8 @@ func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	}
 	if f := s.index.failures[e]; f != nil {
 		entry.LastError = f.why
+	} else if e.to.why != "" && e.state.pending() {
+		entry.Waits = "another mail goes first, which did not get through: " + e.to.why
 	}
 	if due := s.dueOf(e); due != 0 {
 		entry.NextTry = s.began.Add(time.Duration(due))

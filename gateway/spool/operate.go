@@ -77,6 +77,17 @@ func (s *Spool) Waits(id uuid.UUID) bool {
 	return e != nil && e.state != removing && e.state != unreadable && e.settled != gone
 }
 
+// Destination returns where the file of id goes, as far as that is known.
+func (s *Spool) Destination(id uuid.UUID) (to Destination, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID.get(id)
+	if e == nil || e.state == stray || e.blind {
+		return to, false
+	}
+	return Destination{e.to.exchange, e.to.key}, true
+}
+
 // release gives a file back into the hands it came from.
 func (s *Spool) release(e *entry, to state) {
 	s.mu.Lock()

@@ -200,7 +200,7 @@ func (f *flags) selection(to string) *selection {
 	f.StringVar(&v.from, "from", "", "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"")
 	f.StringVar(&v.to, to, "", "only mail to a recipient of this `PATTERN`")
 	f.StringVar(&v.older, "older", "", "only mail that has waited for this `DURATION` or longer, like 30m or 48h")
-	f.BoolVar(&v.failed, "failed", false, "only mail that was tried again in vain")
+	f.BoolVar(&v.failed, "failed", false, "only mail that was tried again in vain, or waits as its destination takes none")
 	return s
 }
 

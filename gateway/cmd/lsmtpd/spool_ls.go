@@ -18,7 +18,8 @@ hold of a mail in every respect.
 
 On a terminal an id is cut to its first eight digits, which every command takes
 in its place as long as they are one mail's. Elsewhere nothing is cut. TRIES are
-those that failed since the daemon started.
+those that failed since the daemon started; mail whose exchange is missing or
+refused is not tried at all before it is mended, which LAST ERROR then tells.
 
 flags:
 {flags}
@@ -85,10 +86,10 @@ type listing struct {
 
 // totals are what is told below a list.
 type totals struct {
-	mails, failed, nowhere int
-	octets                 int64
-	oldest                 time.Time
-	cut                    bool // there are more
+	mails, failed, waiting, nowhere int
+	octets                          int64
+	oldest                          time.Time
+	cut                             bool // there are more
 }
 
 // mail lists what filter means, as it comes: a million files are not held.
@@ -131,8 +132,11 @@ func (l *listing) mail(ctx context.Context, k keeper, filter *gateway.Filter) er
 func (s *totals) add(e *spool.Entry) {
 	s.mails++
 	s.octets += e.Size
-	if e.Attempts > 0 {
+	switch {
+	case e.Attempts > 0:
 		s.failed++
+	case e.Waits != "":
+		s.waiting++
 	}
 	if e.NoDestination {
 		s.nowhere++
@@ -153,6 +157,9 @@ func (s *totals) text(now time.Time, selected bool) string {
 	text := fmt.Sprintf("%s, %s, the oldest for %s", count(s.mails, "mail"), sizeText(s.octets), shortAge(now.Sub(s.oldest)))
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d tried in vain", s.failed)
+	}
+	if s.waiting > 0 {
+		text += fmt.Sprintf(", %d as its destination takes none", s.waiting)
 	}
 	if s.nowhere > 0 {
 		text += fmt.Sprintf(", %d without a destination (lsmtpd spool replay --to EXCHANGE:KEY)", s.nowhere)

@@ -223,10 +223,14 @@ func (t *mailTable) add(e *spool.Entry, now time.Time) error {
 		sender, recipients = unknown, unknown
 	}
 	cells := []string{id, shortAge(now.Sub(e.SpooledAt)), sizeText(e.Size), fmt.Sprint(e.Attempts), listener, sender, recipients}
-	if t.narrow {
-		return t.table.add(cells, destinationText(e), e.LastError)
+	why := e.LastError
+	if why == "" && e.Waits != "" {
+		why = "waits: " + e.Waits
 	}
-	return t.table.add(append(cells, destinationText(e), e.LastError))
+	if t.narrow {
+		return t.table.add(cells, destinationText(e), why)
+	}
+	return t.table.add(append(cells, destinationText(e), why))
 }
 
 // unknown stands for what cannot be read.
