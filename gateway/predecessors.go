@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -34,7 +35,7 @@ func (c *storeChange) recall(d *directory) []string {
 	if err != nil {
 		c.warnings = append(c.warnings, forgotten(d.path, err.Error()))
 	}
-	d.remembers = paths
+	d.remembers, d.forgot = paths, err != nil
 	return paths
 }
 
@@ -129,13 +130,28 @@ func (s *store) lose(more map[string]string) {
 	}
 }
 
+// expect takes in paths that an open spool remembers, and that are to be opened next. The caller holds mu.
+func (s *store) expect(paths []string) {
+	more := make(map[string]string, len(paths))
+	for _, path := range paths {
+		more[path] = "not looked for yet"
+	}
+	s.lose(more)
+}
+
 // alone tells whether there is no spool but the one in use, and that remembers none. The caller holds mu.
 func (s *store) alone() bool {
-	return len(s.spools) == 1 && len(s.lost) == 0 && len(s.spools[0].remembers) == 0
+	return len(s.spools) == 1 && len(s.lost) == 0 && len(s.spools[0].remembers) == 0 && !s.spools[0].forgot
 }
 
 // remember has d remember paths. The caller holds changing.
 func (s *store) remember(d *directory, paths []string) error {
+	s.mu.Lock()
+	forgot := d.forgot
+	s.mu.Unlock()
+	if forgot {
+		return errors.New(d.Status().Forgot) // the paths in its file would be lost
+	}
 	if err := d.Remember(paths); err != nil {
 		return err
 	}
@@ -160,17 +176,37 @@ func (s *store) rememberOpen() error {
 	return s.remember(d, want)
 }
 
+// recallForgotten tries again to read who came before the open spools. The caller holds changing.
+func (s *store) recallForgotten() {
+	s.mu.Lock()
+	open := slices.Clone(s.spools)
+	s.mu.Unlock()
+	for _, d := range open {
+		if !d.forgot { // nobody writes it without changing
+			continue
+		}
+		if paths, err := d.Predecessors(); err == nil {
+			s.mu.Lock()
+			d.remembers, d.forgot = paths, false
+			s.expect(paths)
+			s.mu.Unlock()
+		}
+	}
+}
+
 // findLost tries again to open what could not be opened, and has it replayed.
 func (s *store) findLost() {
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	s.recallForgotten()
 	s.mu.Lock()
 	lost := slices.Sorted(maps.Keys(s.lost))
 	s.mu.Unlock()
 	for _, path := range lost {
 		d, err := s.openFormer(path)
 		if err == nil {
-			if d.remembers, err = d.Predecessors(); err != nil {
+			d.remembers, err = d.Predecessors()
+			if d.forgot = err != nil; d.forgot {
 				s.log.Warn("it is not known where mail was spooled before this spool, and that mail may wait unseen", "dir", path, "error", err)
 			}
 			s.log.Info("a spool that is not in use any more can be opened again: its mail is replayed", "dir", path)
@@ -189,12 +225,8 @@ func (s *store) findLost() {
 func (s *store) found(d *directory) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more := make(map[string]string, len(d.remembers))
-	for _, path := range d.remembers {
-		more[path] = "not looked for yet"
-	}
 	s.spools = append(s.spools, d)
-	s.lose(more)
+	s.expect(d.remembers)
 	d.SetLimits(s.limits)
 	s.beginReplay(d)
 }

@@ -209,6 +209,48 @@ func TestA_predecessor_that_cannot_be_opened_is_warned_of_and_replayed_as_soon_a
 	}
 }
 
+func TestWhat_a_spool_noted_and_cannot_be_read_now_is_kept_until_it_can(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		p := startStore(t, dir, "a")
+		p.spoolOne()
+		p.use("b")
+		p.spoolOne()
+		p.use("c") // c remembers a and b: an operator takes the first line away, so that only b knows a
+		p.end()
+		note := filepath.Join(dir, "b", spool.PredecessorsFile)
+		for _, step := range []error{
+			os.WriteFile(filepath.Join(dir, "c", spool.PredecessorsFile), []byte(dir+"/b\n"), 0o600),
+			os.WriteFile(note+".away", []byte(dir+"/a\n"), 0o600),
+			os.WriteFile(note, bytes.Repeat([]byte("/x\n"), 1<<19), 0o600), // too long to be read
+		} {
+			if step != nil {
+				t.Fatal(step)
+			}
+		}
+		p = startStore(t, dir, "c")
+		defer p.end()
+		close(p.there)
+		time.Sleep(time.Minute)
+		if got := p.open(); got != "c b" || len(p.warnings) != 1 || len(Unreached(p.status())) != 1 {
+			t.Errorf("open: %s, warnings %q, unreached %q", got, p.warnings, Unreached(p.status()))
+		}
+		if _, err := p.prepare(dir+"/b", spool.Limits{}); err == nil || !strings.Contains(err.Error(), note+": ") {
+			t.Errorf("a change back to b: %v", err)
+		}
+		if err := os.Rename(note+".away", note); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := p.open(); got != "c" || len(Unreached(p.status())) != 0 {
+			t.Errorf("open: %s, unreached %q", got, Unreached(p.status()))
+		}
+		if left, err := filepath.Glob(dir + "/*/*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	})
+}
+
 func TestWhat_an_operator_wrote_for_predecessors_stops_no_start(t *testing.T) {
 	for text, says := range map[string]string{
 		"a b\n":                            "a b: is no absolute path",

@@ -56,6 +56,7 @@ type directory struct {
 
 	// guarded by the store's mu
 	remembers []string      // paths: what its file of predecessors says
+	forgot    bool          // that cannot be read: it is left as it is, and so is the spool
 	wanted    bool          // a change is about to put it in use
 	puts      int           // under way: Status does not count their files yet
 	closed    chan struct{} // nil until it is being closed; closed when that is done
@@ -221,7 +222,7 @@ func (c *storeChange) Abort() {
 
 func (c *storeChange) abort() {
 	s := c.store
-	if c.noted {
+	if c.noted && !c.dir.forgot {
 		if err := s.remember(c.dir, c.before); err != nil {
 			s.log.Warn("a spool that was not put in use remembers predecessors", "dir", c.dir.path, "error", err)
 		}
@@ -308,7 +309,7 @@ func (s *store) beginClosing() []*directory {
 	defer s.mu.Unlock()
 	var empty []*directory
 	for _, d := range s.spools[1:] {
-		if st := d.Status(); !d.wanted && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && !st.Indexing {
+		if st := d.Status(); !d.wanted && !d.forgot && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && !st.Indexing {
 			d.closed = make(chan struct{})
 			empty = append(empty, d)
 		}

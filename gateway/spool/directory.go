@@ -66,8 +66,8 @@ func checkFiles(path string) error {
 	if err != nil {
 		return err
 	}
-	d := &root{Root: r, opening: uuid.NewString()}
-	if d.self, err = d.Open("."); err == nil {
+	d := &root{Root: r, path: path, opening: uuid.NewString()}
+	if err = d.openSelf(); err == nil {
 		err = d.tryOut()
 	}
 	return errors.Join(err, d.close())
@@ -115,8 +115,7 @@ func openExisting(path string) (*root, error) {
 
 // take locks the directory and tries what it can do. before is what it was when it was checked.
 func (d *root) take(before fs.FileInfo) error {
-	var err error
-	if d.self, err = d.Open("."); err != nil {
+	if err := d.openSelf(); err != nil {
 		return err
 	}
 	after, err := d.self.Stat()
@@ -127,7 +126,7 @@ func (d *root) take(before fs.FileInfo) error {
 		return errors.New("was replaced while it was opened")
 	}
 	d.taken = after
-	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(d.fd, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("another process has it open%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", lockedBy(after))
 	}
@@ -135,6 +134,14 @@ func (d *root) take(before fs.FileInfo) error {
 		return fmt.Errorf("flock: %w", err)
 	}
 	return d.tryOut()
+}
+
+func (d *root) openSelf() error {
+	var err error
+	if d.self, err = d.Open("."); err == nil {
+		d.fd = int(d.self.Fd())
+	}
+	return err
 }
 
 func (d *root) placed() error {

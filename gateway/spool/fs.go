@@ -55,6 +55,7 @@ type root struct {
 	path    string      // as it was opened
 	taken   fs.FileInfo // what was there then
 	self    *os.File    // for flock and fsync
+	fd      int         // of self
 	named   bool        // the file system has no O_TMPFILE, or no /proc shows it
 	opening string      // a uuid
 	built   []string    // the directories that openDirectory made, the outermost first
@@ -80,16 +81,28 @@ func (d *root) create() (file, error) {
 		}
 		return &namedFile{File: f, root: d.Root, temp: name}, nil
 	}
-	f, err := d.OpenFile(".", os.O_WRONLY|unix.O_TMPFILE, 0o600)
+	// Not by os.Root, for which "." cannot lead elsewhere either: its file costs five more system calls.
+	fd, err := retried(func() (int, error) { return unix.Openat(d.fd, ".", unix.O_WRONLY|unix.O_TMPFILE|unix.O_CLOEXEC, 0o600) })
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "openat", Path: d.path, Err: err}
 	}
-	return &unnamedFile{File: f, root: d}, nil
+	return &unnamedFile{File: os.NewFile(uintptr(fd), d.path), fd: fd, root: d}, nil
+}
+
+// retried makes a system call again that a signal interrupted.
+func retried(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
 }
 
 // unnamedFile has no name until it is linked.
 type unnamedFile struct {
 	*os.File
+	fd   int // as long as it is open
 	root *root
 }
 
@@ -107,8 +120,8 @@ func flush(f *os.File, off, n int64) error {
 
 func (f *unnamedFile) link(name string) error {
 	// AT_EMPTY_PATH would do without /proc, but needs CAP_DAC_READ_SEARCH before Linux 6.10.
-	self := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	err := unix.Linkat(unix.AT_FDCWD, self, int(f.root.self.Fd()), name, unix.AT_SYMLINK_FOLLOW)
+	self := "/proc/self/fd/" + strconv.Itoa(f.fd)
+	err := unix.Linkat(unix.AT_FDCWD, self, f.root.fd, name, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		return &os.LinkError{Op: "linkat", Old: self, New: name, Err: err}
 	}
@@ -183,7 +196,7 @@ func (d *root) unmake()                  { unmake(d.built) }
 
 func (d *root) free() (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(d.self.Fd()), &st); err != nil {
+	if err := unix.Fstatfs(d.fd, &st); err != nil {
 		return 0, os.NewSyscallError("fstatfs", err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil
