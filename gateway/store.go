@@ -309,7 +309,7 @@ func (s *store) beginClosing() []*directory {
 	defer s.mu.Unlock()
 	var empty []*directory
 	for _, d := range s.spools[1:] {
-		if st := d.Status(); !d.wanted && !d.forgot && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && !st.Indexing {
+		if st := d.Status(); !d.wanted && !d.forgot && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && st.Unremoved == 0 && !st.Indexing {
 			d.closed = make(chan struct{})
 			empty = append(empty, d)
 		}

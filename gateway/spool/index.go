@@ -80,6 +80,7 @@ type index struct {
 	resting      queue[*destination] // those with files that may not, by due
 	waiting      queue[*failure]     // by due
 	removals     []*entry
+	stuck        []*entry // that could not be removed
 	octets       int64 // of the files in byAge
 	reserved     int64 // octets of the files being written
 	count        [states]int

@@ -58,6 +58,7 @@ type Spool struct {
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
 	astray      error // as of the last look at the directory's path
+	sticking    bool  // delivered files could not be removed, which is told
 	forgot      error // why it is not known where mail was spooled before
 	lastError   string
 	lastErrorAt time.Time
@@ -138,6 +139,7 @@ func (s *Spool) end() {
 	}
 	s.mu.Unlock()
 	s.tasks.Wait()
+	s.unstick()
 	for s.removeSome(removeAtOnce) {
 	}
 }
@@ -208,6 +210,7 @@ type Status struct {
 	Oldest        time.Time `json:"oldest,omitzero"`    // of Files; zero where there is none
 	Unreadable    int       `json:"unreadable"`         // files that cannot be replayed: in bad/, or left as they are
 	NoDestination int       `json:"no_destination"`     // LSMTPD's own files, which do not say where to
+	Unremoved     int       `json:"unremoved"`          // delivered, and the file system does not let them go: a restart would publish them again
 	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
@@ -233,6 +236,7 @@ func (s *Spool) Status() Status {
 		Retrying:      s.index.waiting.Len(),
 		Unreadable:    s.index.count[unreadable] + s.index.bad,
 		NoDestination: s.index.count[stray],
+		Unremoved:     len(s.index.stuck),
 		Ignored:       s.index.ignored,
 		Warning:       s.warning,
 		LastError:     s.lastError,

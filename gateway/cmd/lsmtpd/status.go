@@ -174,7 +174,7 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 		n    int
 		what string
 	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable (lsmtpd spool ls --bad)"}, {s.NoDestination, "without a destination"},
-		{s.Ignored, "ignored (not the spool's by their names)"}} {
+		{s.Unremoved, "delivered that cannot be removed (tried again)"}, {s.Ignored, "ignored (not the spool's by their names)"}} {
 		if some.n > 0 {
 			text += fmt.Sprintf(", %d %s", some.n, some.what)
 		}
