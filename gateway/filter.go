@@ -69,7 +69,7 @@ func (f *Filter) set(key string, values []string) (err error) {
 	case filterRecipient:
 		f.to, err = pattern(value)
 	case filterOlder:
-		f.older, err = time.ParseDuration(value)
+		f.older, err = duration(value)
 		if err == nil && f.older < 0 {
 			err = fmt.Errorf("%s is in the future", value)
 		}
@@ -79,6 +79,21 @@ func (f *Filter) set(key string, values []string) (err error) {
 		err = errors.New("nothing is known of it")
 	}
 	return err
+}
+
+// duration reads Go's durations, and days before or in place of one: 7d, 1d12h.
+func duration(s string) (time.Duration, error) {
+	const day, most = 24 * time.Hour, 36_500
+	text, rest, ok := strings.Cut(s, "d")
+	days, err := strconv.ParseUint(text, 10, 16)
+	if !ok || err != nil || days > most {
+		return time.ParseDuration(s)
+	}
+	if rest == "" {
+		return time.Duration(days) * day, nil
+	}
+	more, err := time.ParseDuration(rest)
+	return time.Duration(days)*day + more, err
 }
 
 func pattern(s string) (*routes.Pattern, error) {

@@ -21,7 +21,8 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 	null.Sender = ""
 	stray.NoDestination, stray.Exchange = true, ""
 	fresh.Attempts = 0
-	waits := fresh
+	waits, old := fresh, e
+	old.SpooledAt = now.Add(-24 * time.Hour)
 	waits.Waits = "exchange \"x\": NOT_FOUND"
 	unread.NoEnvelope, unread.Sender, unread.Recipients = true, "", nil
 	never.NoHead, never.Listener, never.Exchange = true, "", ""
@@ -57,6 +58,10 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		{"recipient=c.example", e, false},
 		{"older=1h", e, true},
 		{"older=61m", e, false},
+		{"older=0d1h", e, true},
+		{"older=1d", e, false},
+		{"older=1d", old, true},
+		{"older=1d1h", old, false},
 		{"failed=true", e, true},
 		{"failed=true", fresh, false},
 		{"failed=true", waits, true},
@@ -94,6 +99,10 @@ func TestWhat_a_filter_does_not_know_never_means_all_mail(t *testing.T) {
 		"recipient=a b":         "is not an address",
 		"older=":                "older: ",
 		"older=-1s":             "in the future",
+		"older=d":               "older: ",
+		"older=1dx":             "older: ",
+		"older=-1d":             "older: ",
+		"older=99999d":          "older: ",
 	} {
 		v, err := url.ParseQuery(query)
 		if err != nil {

@@ -81,8 +81,8 @@ type index struct {
 	waiting      queue[*failure]     // by due
 	removals     []*entry
 	stuck        []*entry // that could not be removed
-	octets       int64 // of the files in byAge
-	reserved     int64 // octets of the files being written
+	octets       int64    // of the files in byAge
+	reserved     int64    // octets of the files being written
 	count        [states]int
 	bad          int    // files in bad/
 	ignored      int    // files that are not the spool's, at the last survey

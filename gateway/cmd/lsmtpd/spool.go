@@ -182,25 +182,32 @@ func openSpool(c *config.Config) (*gateway.Spooled, error) {
 
 // selection is what the flags and operands of a command select of the spool.
 type selection struct {
-	f      *flags
-	to     string // the name of the flag that selects by recipient
-	all    *bool  // nil where there is no --all
-	values struct {
-		listener, exchange, from, to, older string
-		failed                              bool
-	}
+	f       *flags
+	all     *bool            // nil where there is no --all
+	filters map[string]*once // by the key of gateway.ParseFilter
+	failed  bool
 }
 
-// selection defines the flags that select mail. to is the name of the one for recipients.
-func (f *flags) selection(to string) *selection {
-	s := &selection{f: f, to: to}
-	v := &s.values
-	f.StringVar(&v.listener, "listener", "", "only mail that this listener took, by its `NAME`")
-	f.StringVar(&v.exchange, "exchange", "", "only mail for the exchange of this `NAME`; \"\" is the default exchange")
-	f.StringVar(&v.from, "from", "", "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"")
-	f.StringVar(&v.to, to, "", "only mail to a recipient of this `PATTERN`")
-	f.StringVar(&v.older, "older", "", "only mail that has waited for this `DURATION` or longer, like 30m or 48h")
-	f.BoolVar(&v.failed, "failed", false, "only mail that was tried again in vain, or waits as its destination takes none")
+// selection defines the flags that select mail.
+func (f *flags) selection() *selection {
+	s := &selection{f: f, filters: map[string]*once{}}
+	for name, usage := range map[string]string{
+		"listener":  "only mail that this listener took, by its `NAME`",
+		"exchange":  "only mail for the exchange of this `NAME`; \"\" is the default exchange",
+		"from":      "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"",
+		"recipient": "only mail to a recipient of this `PATTERN`",
+		"older":     "only mail that has waited for this `DURATION` or longer, like 30m, 48h or 7d",
+	} {
+		s.filters[name] = new(once)
+		f.Var(s.filters[name], name, usage)
+	}
+	f.BoolVar(&s.failed, "failed", false, "only mail that was tried again in vain, or waits as its destination takes none")
+	return s
+}
+
+// withTo defines --to as another name for --recipient, where it does not mean a destination.
+func (s *selection) withTo() *selection {
+	s.f.Var(s.filters["recipient"], "to", "the same as --recipient `PATTERN`")
 	return s
 }
 
@@ -213,19 +220,12 @@ func (s *selection) withAll() *selection {
 // filter is what was selected. Its error is for refuse.
 func (s *selection) filter(ids []string) (*gateway.Filter, error) {
 	v := url.Values{}
-	for name, value := range map[string]string{
-		"listener": s.values.listener, "exchange": s.values.exchange, "from": s.values.from, s.to: s.values.to, "older": s.values.older,
-	} {
-		if s.f.given(name) {
-			v.Set(name, value)
+	for name, value := range s.filters {
+		if value.given {
+			v.Set(name, value.text)
 		}
 	}
-	if v.Has(s.to) {
-		to := v.Get(s.to)
-		v.Del(s.to)
-		v.Set("recipient", to)
-	}
-	if s.values.failed {
+	if s.failed {
 		v.Set("failed", "true")
 	}
 	switch {

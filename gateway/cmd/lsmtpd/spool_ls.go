@@ -36,7 +36,7 @@ examples:
 func runSpoolLs(p *program, args []string) int {
 	f := p.flags("spool ls", spoolLsHelp)
 	open := f.spool()
-	selected := f.selection("to")
+	selected := f.selection().withTo()
 	bad := f.Bool("bad", false, "list the files in bad/ instead, which could not be read")
 	asJSON := f.Bool("json", false, "print a JSON object for each, on one line")
 	limit := f.Int("limit", 0, "stop after this `NUMBER`")

@@ -47,8 +47,9 @@ examples:
 func runSpoolReplay(p *program, args []string) int {
 	f := p.flags("spool replay", spoolReplayHelp)
 	open := f.spool()
-	selected := f.selection("recipient").withAll()
-	elsewhere := f.String("to", "", "send it to this `EXCHANGE:KEY` instead")
+	selected := f.selection().withAll()
+	var elsewhere once
+	f.Var(&elsewhere, "to", "send it to this `EXCHANGE:KEY` instead")
 	yes := f.Bool("yes", false, "do not ask before --to changes the destination of more than one mail")
 	operands, err := f.parse(args, len(args))
 	if err != nil {
@@ -59,8 +60,8 @@ func runSpoolReplay(p *program, args []string) int {
 		return f.refuse(err)
 	}
 	var to *gateway.Destination
-	if f.given("to") {
-		if to, err = parseDestination(*elsewhere); err != nil {
+	if elsewhere.given {
+		if to, err = parseDestination(elsewhere.text); err != nil {
 			return f.refuse(err)
 		}
 	}

@@ -38,7 +38,7 @@ examples:
 func runSpoolRm(p *program, args []string) int {
 	f := p.flags("spool rm", spoolRmHelp)
 	open := f.spool()
-	selected := f.selection("to").withAll()
+	selected := f.selection().withTo().withAll()
 	yes := f.Bool("yes", false, "do not ask")
 	operands, err := f.parse(args, len(args))
 	if err != nil {
