@@ -1,16 +1,19 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"lsmtpd/gateway/internal/daemon"
+	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/gateway/internal/smtptest"
 	"lsmtpd/gateway/publish"
@@ -201,5 +204,48 @@ func BenchmarkSpool_beside_the_broker(b *testing.B) {
 		b.ReportMetric(at99(beside), "ms-p99-beside-a-replay")
 		b.ReportMetric(float64(left), "files-left-then")
 		purge()
+	}
+}
+
+// BenchmarkSmall_mail_in_an_outage_beside_mail_of_15_MB tells which part of its rate alone a listener of small mail keeps while the
+// broker is away, beside one with as many sessions whose mails have 15.5 MB.
+func BenchmarkSmall_mail_in_an_outage_beside_mail_of_15_MB(b *testing.B) {
+	const sessions, mails = 8, 2_000
+	large := bytes.Repeat(append(bytes.Repeat([]byte("x"), 76), "\r\n"...), 15_500_000/78)
+	nobody, err := faultnet.Port()
+	must(b, err)
+	c := withAMQP(config(listener("small", "x", "spool_max_bytes: 0"), listener("large", "x", "spool_max_bytes: 0", "size_limit: 16MiB")), "max_message_size: 32MiB")
+	for b.Loop() {
+		d := start(b, fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", nobody), c)
+		alone, _ := flood(b, d.Addr(b, "small"), sessions, mails, 0)
+		stop := make(chan struct{})
+		var others sync.WaitGroup
+		var larges atomic.Int64
+		for range sessions {
+			others.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if code, err := sendOne(d.Addr(b, "large"), "MAIL FROM:<a@example.com>", large); err != nil || code != 250 {
+						b.Errorf("%d, %v", code, err)
+						return
+					}
+					larges.Add(1)
+				}
+			})
+		}
+		eventually(b, "large mail is spooled", func() bool { return larges.Load() > 0 })
+		before := larges.Load()
+		beside, _ := flood(b, d.Addr(b, "small"), sessions, mails/4, 0)
+		b.ReportMetric(float64(larges.Load()-before)*15.5/beside.Seconds(), "large-MB/s")
+		close(stop)
+		others.Wait()
+		b.ReportMetric(mails/alone.Seconds(), "alone/s")
+		b.ReportMetric(mails/4/beside.Seconds(), "beside/s")
+		b.ReportMetric(alone.Seconds()/(4*beside.Seconds()), "beside/alone")
+		d.Stop(b)
 	}
 }
