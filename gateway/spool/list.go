@@ -46,13 +46,7 @@ func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 // EntriesOf is Entries for those ids only that are wanted. It reads no other file.
 func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		select {
-		case <-s.indexed:
-		case <-ctx.Done():
-		}
-		if ctx.Err() == nil {
-			s.rescan(ctx)
-		}
+		s.Look(ctx)
 		for _, at := range s.byAge() {
 			if ctx.Err() != nil {
 				break

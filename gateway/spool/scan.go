@@ -25,6 +25,15 @@ func (s *Spool) scan() {
 	}
 }
 
+// Look takes in what an operator put into the directory, or took from bad/, since it was read.
+func (s *Spool) Look(ctx context.Context) {
+	select {
+	case <-s.indexed:
+		s.rescan(ctx)
+	case <-ctx.Done():
+	}
+}
+
 // rescan is scan for what an operator put into the directory since.
 func (s *Spool) rescan(ctx context.Context) {
 	select {

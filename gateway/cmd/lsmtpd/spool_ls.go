@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"lsmtpd/gateway"
@@ -177,6 +180,7 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 		rows.columns, rows.below, rows.wrap = rows.columns[:2], []string{"REASON"}, true // all of it is wanted, be it long
 	}
 	n, more := 0, false
+	var dirs []string
 	for e, err := range k.Bad(ctx) {
 		if err != nil {
 			rows.flush()
@@ -186,7 +190,9 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 			more = true
 			break
 		}
-		n++
+		if n++; !slices.Contains(dirs, e.Dir) {
+			dirs = append(dirs, e.Dir)
+		}
 		if l.json {
 			_, err = l.out.Write(jsonLine(&e))
 		} else if cells := []string{e.Name, shortAge(l.now.Sub(e.MovedAt))}; l.width > 0 {
@@ -206,7 +212,10 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 	}
 	text := "No file was put aside."
 	if n > 0 {
-		text = count(n, "file") + " in bad/ below the spool directory, as they were found; lsmtpd never deletes them"
+		for i, dir := range dirs {
+			dirs[i] = printableLine(filepath.Join(dir, "bad"))
+		}
+		text = fmt.Sprintf("%s in %s, as they were found; lsmtpd never deletes them", count(n, "file"), strings.Join(dirs, " and "))
 	}
 	if more {
 		text += "; there are more"
