@@ -11,6 +11,7 @@ import (
 
 	"lsmtpd/gateway/mail"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -331,4 +332,50 @@ func TestA_directory_that_was_moved_away_takes_no_mail_until_it_is_back(t *testi
 	if text := log.String(); strings.Count(text, "not at its path: no mail is taken") != 2 || strings.Count(text, "at its path again") != 2 {
 		t.Error(text)
 	}
+}
+
+func TestOpen_asks_for_a_directory_of_its_own_where_there_are_other_things(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(want string) {
+		t.Helper()
+		_, err := Open(Options{Dir: dir})
+		if checked := Check(dir); errText(checked) != errText(err) || !strings.Contains(errText(err), want) {
+			t.Errorf("opened: %v; checked: %v", err, checked)
+		}
+	}
+	refused("close it: chmod 700 " + dir)
+	if err := os.WriteFile(filepath.Join(dir, "passwd"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("holds other things; choose a directory of its own in spool.dir")
+	if err := os.WriteFile(filepath.Join(dir, fileName(uuid.New())), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("close it: chmod 700 " + dir) // a spool, beside whatever
+}
+
+func TestOpen_refuses_a_directory_inside_a_spool(t *testing.T) {
+	dir := spoolDir(t)
+	s := mustOpen(t, dir)
+	inside := []string{filepath.Join(dir, badDirectory), filepath.Join(dir, "sub", "spool")}
+	refused := func(path string) {
+		t.Helper()
+		_, err := Open(Options{Dir: path})
+		if want := "is inside the spool " + dir; !strings.Contains(errText(err), want) || !strings.Contains(errText(Check(path)), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, path := range inside {
+		refused(path)
+	}
+	if names := files(t, dir); len(names) > 0 {
+		t.Errorf("made: %v", names)
+	}
+	putReady(t, s, mail.JSON, "x")
+	mustClose(t, s)
+	refused(inside[0])
+	mustClose(t, mustOpen(t, filepath.Join(t.TempDir(), badDirectory))) // only its name is the same
 }
