@@ -35,6 +35,7 @@ func (g *Gateway) Spooled() *Spooled { return &Spooled{g: g} }
 func OpenSpooled(dir string, memory int64) (*Spooled, error) {
 	g := New(Options{Log: slog.New(slog.DiscardHandler)})
 	g.limitMemory(memory)
+	g.store.patience = 0 // the daemon would answer
 	c, err := g.store.openFor(dir, spool.Limits{})
 	if err != nil {
 		return nil, err

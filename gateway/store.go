@@ -26,6 +26,9 @@ const emptyPoll = time.Second
 // put them back.
 const badPoll = 30 * time.Second
 
+// lockPatience is how long a daemon waits for a spool that somebody has open: "lsmtpd spool" without a daemon, as a rule.
+const lockPatience = 5 * time.Second
+
 // replayPause is how long a replay that was stopped waits: what stopped it may be more than what ready tells of.
 const replayPause = time.Second
 
@@ -37,6 +40,8 @@ type store struct {
 	ready  func(context.Context) error // returns when the broker takes mail
 	broker *broker
 	tasks  sync.WaitGroup
+
+	patience time.Duration // with a directory that another process has open
 
 	ctx  context.Context // of the replays
 	stop context.CancelFunc
@@ -124,7 +129,7 @@ func (s *store) openFor(path string, limits spool.Limits) (*storeChange, error) 
 	}
 	c := &storeChange{store: s, limits: limits, lost: map[string]string{}}
 	if c.dir = s.want(path); c.dir == nil {
-		if c.dir, err = s.openAt(spool.Options{Dir: path, Limits: limits}); err != nil {
+		if c.dir, err = s.openAt(spool.Options{Dir: path, Limits: limits, Patience: s.patience}); err != nil {
 			return nil, err
 		}
 		c.openPredecessors()

@@ -10,10 +10,17 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
+
+// errLocked tells that another process has a directory open.
+var errLocked = errors.New("another process has it open")
+
+// lockPoll is how often a directory that is waited for is tried again.
+const lockPoll = 100 * time.Millisecond
 
 // errMissing tells that a directory is not there which Open was not to make.
 var errMissing = errors.New("there is no such directory")
@@ -134,7 +141,7 @@ func (d *root) take(before fs.FileInfo) error {
 	d.taken = after
 	err = unix.Flock(d.fd, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("another process has it open%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", lockedBy(after))
+		return fmt.Errorf("%w%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", errLocked, lockedBy(after))
 	}
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
@@ -173,10 +180,25 @@ func lockedBy(info fs.FileInfo) string {
 			continue
 		}
 		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
-			return fmt.Sprintf(" (pid %d)", pid)
+			return fmt.Sprintf(" (pid %d%s)", pid, commandOf(pid))
 		}
 	}
 	return ""
+}
+
+// commandOf is what a process was started as, without its flags: ", lsmtpd spool rm". It is "" where the system does not tell.
+func commandOf(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	words := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
+	if err != nil || words[0] == "" {
+		return ""
+	}
+	words[0] = filepath.Base(words[0])
+	n := 1
+	for n < len(words) && n <= 2 && words[n] != "" && words[n][0] != '-' {
+		n++
+	}
+	return ", " + Shown(strings.Join(words[:n], " "))
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lsmtpd/gateway/mail"
 
@@ -161,8 +162,9 @@ func TestOpen_refuses_a_directory_that_another_has_open(t *testing.T) {
 		mustClose(t, second)
 	}
 	const who = `a spool belongs to one lsmtpd, be it a daemon or an operator's "lsmtpd spool" command`
-	want := fmt.Sprintf("spool %s: another process has it open (pid %d): %s", dir, os.Getpid(), who)
-	if got := errText(err); got != want && got != strings.Replace(want, fmt.Sprintf(" (pid %d)", os.Getpid()), "", 1) { // not every file system's locks can be told
+	holder := fmt.Sprintf(" (pid %d, %s)", os.Getpid(), filepath.Base(os.Args[0]))
+	want := fmt.Sprintf("spool %s: another process has it open%s: %s", dir, holder, who)
+	if got := errText(err); got != want && got != strings.Replace(want, holder, "", 1) { // not every file system's locks can be told
 		t.Errorf("error %s\nwant  %s", got, want)
 	}
 	mustClose(t, s)
@@ -378,4 +380,25 @@ func TestOpen_refuses_a_directory_inside_a_spool(t *testing.T) {
 	mustClose(t, s)
 	refused(inside[0])
 	mustClose(t, mustOpen(t, filepath.Join(t.TempDir(), badDirectory))) // only its name is the same
+}
+
+func TestOpen_waits_for_a_directory_that_another_is_about_to_give_up(t *testing.T) {
+	dir := spoolDir(t)
+	first := mustOpen(t, dir)
+	var log lines
+	opened := make(chan error, 1)
+	go func() {
+		s, err := Open(Options{Dir: dir, Patience: time.Minute, Log: log.logger()})
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	for !strings.Contains(log.String(), "is locked: waiting") {
+		time.Sleep(time.Millisecond) // between two looks
+	}
+	mustClose(t, first)
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
 }

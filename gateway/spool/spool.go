@@ -22,6 +22,7 @@ var ErrClosed = errors.New("spool is closed")
 type Options struct {
 	Dir      string        // made where it is missing; its path is taken as it is given
 	Existing bool          // Dir is what another spool noted as its predecessor: it may be no path, and is not made where it is missing
+	Patience time.Duration // how long a directory that another process has open is waited for: an operator's command may be about to end
 	Log      *slog.Logger  // nil logs nothing
 	Limits   Limits        // as SetLimits has them
 	Broker   Broker        // nil: one that takes no mail of others
@@ -72,6 +73,13 @@ func Open(o Options) (*Spool, error) {
 		open = openPredecessor
 	}
 	dir, err := open(o.Dir)
+	if errors.Is(err, errLocked) && o.Patience > 0 && o.Log != nil {
+		o.Log.Warn("the spool directory is locked: waiting for it", "dir", o.Dir, "error", err, "at_most", o.Patience.String())
+	}
+	for end := time.Now().Add(o.Patience); errors.Is(err, errLocked) && time.Now().Before(end); {
+		time.Sleep(lockPoll)
+		dir, err = open(o.Dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", Shown(o.Dir), err)
 	}

@@ -87,6 +87,23 @@ type access struct {
 	config  *config.Config   // with local
 	broken  bool             // config has faults, and its broker may not be the one that is meant
 	partial bool             // there is mail that nobody reaches; it was told
+	again   func(context.Context) (*access, error)
+}
+
+// asking has a question asked, and does not keep a daemon from starting meanwhile: then this leads to the daemon.
+func (a *access) asking(ctx context.Context, ask func() error) error {
+	if a.local == nil {
+		return ask()
+	}
+	a.close()
+	if err := ask(); err != nil {
+		return err
+	}
+	again, err := a.again(ctx)
+	if err == nil {
+		*a = *again
+	}
+	return err
 }
 
 // tell warns of mail that is not reached.
@@ -108,7 +125,7 @@ func (a *access) done(ids []string) int {
 // close gives the spool up.
 func (a *access) close() {
 	if a.local != nil {
-		_ = a.local.Close() // nothing is written that would be lost by it
+		_ = a.local.Close() // be it again; nothing is written that would be lost by it
 	}
 }
 
@@ -116,9 +133,9 @@ func (a *access) close() {
 func (f *flags) spool() (open func(context.Context) (*access, error)) {
 	path := f.configFile()
 	daemon := f.daemon(path)
-	return func(ctx context.Context) (*access, error) {
+	open = func(ctx context.Context) (*access, error) {
 		client := daemon()
-		status, err := client.Status(ctx)
+		status, err := ask(ctx, client)
 		if err == nil {
 			a := &access{keeper: client}
 			a.tell(f.p.stderr, gateway.Unreached(status.Spools))
@@ -141,10 +158,11 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		if opened != nil {
 			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
 		}
-		a := &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}
+		a := &access{keeper: local, local: local, config: c, again: open, broken: faults != nil && !said(c, faults, "amqp.urls")}
 		a.tell(f.p.stderr, local.Unreached())
 		return a, nil
 	}
+	return open
 }
 
 // said tells whether a configuration with faults says what key, like "spool.dir", is, and has no fault in that section: its default

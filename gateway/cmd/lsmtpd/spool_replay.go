@@ -127,8 +127,10 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return a.all(o.names)
 	}
-	if err := p.agreedTo(ctx, some, o); err != nil {
-		return err
+	if o.to != nil && !o.yes && len(some.ids) > 1 {
+		if err := a.asking(ctx, func() error { return p.agreedTo(ctx, some, o) }); err != nil {
+			return err
+		}
 	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)
@@ -171,11 +173,8 @@ func (a *access) all(ids []string) error {
 	return nil
 }
 
-// agreedTo asks where o changes the destination of more than one mail, and tells why it must not.
+// agreedTo asks whether the destination of some is to be changed, and tells why it must not.
 func (p *program) agreedTo(ctx context.Context, some *found, o *order) error {
-	if o.to == nil || o.yes || len(some.ids) == 1 {
-		return nil
-	}
 	if !isTerminal(p.stdin) {
 		return errNobodyToAsk
 	}

@@ -67,9 +67,20 @@ func runSpoolRm(p *program, args []string) int {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return a.done(operands)
 	}
-	if !*yes && !p.agreed(ctx, some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
+	if !*yes {
+		err = a.asking(ctx, func() error {
+			if p.agreed(ctx, some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
+				return nil
+			}
+			return errLeft
+		})
+	}
+	switch {
+	case errors.Is(err, errLeft):
 		fmt.Fprintln(p.stderr, "Nothing is removed.")
 		return exitFailed
+	case err != nil:
+		return f.unanswered(err)
 	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)

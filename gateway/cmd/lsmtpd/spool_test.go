@@ -283,3 +283,38 @@ func TestThe_status_says_of_a_spool_that_was_moved_away_that_it_takes_no_mail(t 
 		t.Errorf("%q", got)
 	}
 }
+
+func TestA_question_does_not_keep_a_daemon_from_the_spool(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	open := func(context.Context) (*access, error) {
+		local, err := gateway.OpenSpooled(dir, 0)
+		return &access{keeper: local, local: local}, err
+	}
+	a, err := open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.again = open
+	err = a.asking(t.Context(), func() error {
+		daemon, err := gateway.OpenSpooled(dir, 0)
+		if err != nil {
+			return err
+		}
+		return daemon.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gateway.OpenSpooled(dir, 0); err == nil {
+		t.Error("after the answer the spool is not open")
+	}
+	a.close()
+}
+
+func TestA_daemon_that_does_not_answer_is_as_none(t *testing.T) {
+	var stderr bytes.Buffer
+	p := &program{stderr: &stderr}
+	if status := p.flags("spool ls", "").unanswered(errSilent); status != exitUsage || !strings.Contains(stderr.String(), "does not answer within 5s") {
+		t.Errorf("exit status %d: %s", status, stderr.String())
+	}
+}
