@@ -153,6 +153,8 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		fmt.Fprint(p.stdout, sum.text())
 	}
 	switch {
+	case errors.Is(err, context.Canceled) && sum.left() == 0:
+		return a.all(o.names) // it was done before it was stopped
 	case err != nil && ctx.Err() != nil && a.local == nil:
 		return fmt.Errorf("stopped, as asked (%s in the spool, for the daemon to send when its turn comes)", remains(sum.left()))
 	case err != nil && ctx.Err() != nil:

@@ -92,6 +92,7 @@ func runSpoolRm(p *program, args []string) int {
 	bar.end()
 	fmt.Fprint(p.stdout, sum.text())
 	switch {
+	case errors.Is(err, context.Canceled) && sum.left() == 0: // it was done before it was stopped
 	case err != nil && ctx.Err() != nil:
 		return f.failed(fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left())))
 	case err != nil:
