@@ -17,8 +17,9 @@ const spoolRmHelp = `usage: lsmtpd spool rm [FLAGS] ID...
 
 Removes mail for good, after it has shown what would go and was told yes. Mail
 that is just being published is awaited for up to 30 seconds: when it is not
-delivered, it goes too, and when that is undecided, it stays. An ID may be cut to its first digits while
-they are one mail's; flags that select must all hold.
+delivered, it goes too, and when that is undecided, it stays. An ID may be cut
+to its first digits while they are one mail's; flags that select must all hold.
+Ctrl-C removes no more, and tells how many are gone.
 
 What a client was told 250 for is lost by this: keep a copy of what you are not
 sure of, with "lsmtpd spool show --raw ID".
