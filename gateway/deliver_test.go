@@ -542,9 +542,12 @@ func TestAn_operators_replay_asks_anew_for_an_exchange_that_was_missing(t *testi
 	d := newDesk(t, b, 3)
 	b.Exchange("x", amqptest.Missing)
 	got := told{}
-	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused] != 1 {
+	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused]+got[Undecided] != 1 {
 		t.Fatalf("while it is missing: %v, %v", got, err)
 	}
+	eventually(t, "the exchange is in quarantine", func() bool {
+		return d.g.publisher.Unusable("x") && d.g.store.spools[0].Status().Held == 0
+	})
 	failed, err := ParseFilter(url.Values{"failed": {"true"}})
 	if err != nil {
 		t.Fatal(err)
