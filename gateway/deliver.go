@@ -85,6 +85,10 @@ func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, 
 		g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, away: away,
 		results: make(chan tried), outcomes: make(chan Outcome),
 	}
+	var leave context.CancelFunc
+	r.unheard, leave = context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	defer context.AfterFunc(o.g.store.ctx, func() { time.AfterFunc(stopPatience, leave) })()
 	var end error
 	if !o.g.store.begin(func() { end = r.run(ctx); close(r.outcomes) }) {
 		return errStopping
@@ -156,8 +160,9 @@ type operatorReplay struct {
 	next     time.Time          // when replay_rate lets another one begin
 	moved    map[uuid.UUID]bool // given their new destination, and not told of yet; a daemon's own replay may be faster from then on
 	results  chan tried
-	outcomes chan Outcome // to the caller
-	away     error        // why no more are begun
+	outcomes chan Outcome    // to the caller
+	unheard  context.Context // ends some time after the store stopped, which must not wait for who reads outcomes
+	away     error           // why no more are begun
 }
 
 // tried is an Outcome, or why the broker took nothing.
@@ -181,6 +186,7 @@ func (r *operatorReplay) run(ctx context.Context) error {
 				patience = time.Now().Add(busyPatience)
 			}
 		case r.g.store.ctx.Err() != nil:
+			r.leave(errStopping.Error())
 			return errStopping
 		case r.away != nil:
 			r.leave(r.away.Error())
@@ -338,11 +344,11 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	return true
 }
 
-// tell hands an outcome to the caller, unless the store stops, which must not wait for who reads it.
+// tell hands an outcome to the caller, who may not listen any more when the store stops.
 func (r *operatorReplay) tell(outcome Outcome) {
 	select {
 	case r.outcomes <- outcome:
-	case <-r.g.store.ctx.Done():
+	case <-r.unheard.Done():
 	}
 }
 

@@ -521,8 +521,8 @@ func TestA_store_that_stops_waits_for_the_brokers_word_on_what_is_published(t *t
 	b := amqptest.Start(t)
 	d := newDesk(t, b, 2)
 	b.Script(func(*amqptest.Publish) {})
-	done := make(chan error, 1)
-	go func() { done <- d.Replay(t.Context(), d.ids, nil, told{}.each) }()
+	got, done := told{}, make(chan error, 1)
+	go func() { done <- d.Replay(t.Context(), d.ids, nil, got.each) }()
 	first := b.AwaitPublished(1)[0]
 	stopped := make(chan struct{})
 	go func() { d.g.store.stopReplay(); close(stopped) }()
@@ -531,6 +531,9 @@ func TestA_store_that_stops_waits_for_the_brokers_word_on_what_is_published(t *t
 	<-stopped
 	if err := <-done; !errors.Is(err, errStopping) {
 		t.Errorf("the replay: %v", err)
+	}
+	if got[Delivered] != 1 || len(got) != 1 {
+		t.Errorf("told %v", got)
 	}
 	if s := d.g.store.spools[0]; s.Waits(d.ids[0]) || !s.Waits(d.ids[1]) {
 		t.Error("what the broker confirmed while the store stopped is published again by a start")

@@ -207,14 +207,14 @@ func (t *mailTable) add(e *spool.Entry, now time.Time) error {
 	if !t.whole {
 		id = id[:8]
 	}
-	listener, sender, recipients := e.Listener, senderText(e.Sender), recipientsText(e.Recipients)
+	size, listener, sender, recipients := sizeText(e.Size), e.Listener, senderText(e.Sender), recipientsText(e.Recipients)
 	if e.NoHead {
-		listener = unknown
+		size, listener = unknown, unknown
 	}
 	if e.NoEnvelope {
 		sender, recipients = unknown, unknown
 	}
-	cells := []string{id, shortAge(now.Sub(e.SpooledAt)), sizeText(e.Size), fmt.Sprint(e.Attempts), listener, sender, recipients}
+	cells := []string{id, shortAge(now.Sub(e.SpooledAt)), size, fmt.Sprint(e.Attempts), listener, sender, recipients}
 	why := e.LastError
 	if why == "" && e.Waits != "" {
 		why = "waits: " + e.Waits

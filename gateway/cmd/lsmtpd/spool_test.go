@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"iter"
@@ -89,6 +90,19 @@ func TestThe_table_of_spooled_mail_fits_the_terminal_and_shows_nothing_raw(t *te
 				t.Errorf("a terminal obeys %q", line)
 			}
 		}
+	}
+}
+
+func TestWhat_is_not_known_of_a_mail_is_a_question_mark(t *testing.T) {
+	var b bytes.Buffer
+	out := bufio.NewWriter(&b)
+	rows := newMailTable(out, 0)
+	e := spool.Entry{ID: fileID(1), SpooledAt: time.Now(), NoHead: true, NoEnvelope: true, LastError: "permission denied"}
+	if err := errors.Join(rows.add(&e, e.SpooledAt), rows.flush(), out.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, _ := strings.Cut(strings.TrimSpace(b.String()), "\n"); strings.Join(strings.Fields(got)[1:], " ") != "0s ? 0 ? ? ? ? permission denied" {
+		t.Error(got)
 	}
 }
 
