@@ -301,14 +301,19 @@ func checkPlace(path string) error {
 		return fmt.Errorf("is inside the spool %s; choose a directory of its own in spool.dir", Shown(above))
 	}
 	for ; ; above = filepath.Dir(above) {
-		info, err := os.Stat(above)
-		if err == nil && lockedBy(info) != "" {
+		info, err := os.Lstat(above)
+		if err == nil && isOurs(info) && lockedBy(info) != "" { // others lock directories, too: systemd-tmpfiles does with /tmp
 			return fmt.Errorf("is inside the spool %s, which is open%s; choose a directory of its own in spool.dir", Shown(above), lockedBy(info))
 		}
 		if above == filepath.Dir(above) {
 			return nil
 		}
 	}
+}
+
+// isOurs tells a directory that could be a spool: nobody else may use it.
+func isOurs(info fs.FileInfo) bool {
+	return info.IsDir() && info.Mode().Perm()&0o077 == 0 && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
 }
 
 // shellQuote writes a path so that it can be pasted into a shell.

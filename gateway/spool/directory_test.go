@@ -380,6 +380,20 @@ func TestOpen_refuses_a_directory_inside_a_spool(t *testing.T) {
 	mustClose(t, s)
 	refused(inside[0])
 	mustClose(t, mustOpen(t, filepath.Join(t.TempDir(), badDirectory))) // only its name is the same
+
+	shared := filepath.Join(t.TempDir(), "shared") // and locked, as systemd-tmpfiles does
+	if err := mkdirMode(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, mustOpen(t, filepath.Join(shared, "spool")))
 }
 
 func TestOpen_waits_for_a_directory_that_another_is_about_to_give_up(t *testing.T) {
