@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/memory"
+	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/spool"
 
 	"github.com/google/uuid"
@@ -37,7 +39,8 @@ const (
 	Undecided Result = "undecided" // published and not confirmed in time; the file stays until the broker says more
 	Busy      Result = "busy"      // it is being published anyway, or there is no memory for it now; the file stays
 	Failed    Result = "failed"    // for another reason; the file stays
-	Untried   Result = "untried"   // the broker is away; the file stays, and has its new destination
+	Untried   Result = "untried"   // the broker is away, or the caller was gone; the file stays, and has its new destination
+	Moved     Result = "moved"     // it has its new destination and is tried next, of which more is told
 )
 
 // Outcome is what became of one file, and for those that stay, why.
@@ -57,11 +60,11 @@ var ErrMissing = errors.New("there is no such destination, and nothing is change
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
 
-// Replay publishes the mail that ids name, in that order, whatever its back-off, and tells each what became of every one; to, unless
+// Replay publishes the mail that ids name, in that order, whatever its back-off and what the broker said of its destination before, and tells each what became of every one; to, unless
 // nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
 // begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
-// that the broker went away; what was not told of is in the spool as before.
+// that the broker went away; what was not told of, or only that it is Moved, is in the spool as before, or moved.
 func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, each func(Outcome) error) error {
 	away := o.away()
 	if to == nil && away != nil {
@@ -75,10 +78,17 @@ func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.g.store.ctx, cancel)()
+	if away == nil {
+		o.g.publisher.Reconsider(ctx, o.destinations(ids, to))
+	}
 	r := &operatorReplay{
 		g: o.g, to: to, window: 1, waiting: ids, moved: map[uuid.UUID]bool{}, away: away,
 		results: make(chan tried), outcomes: make(chan Outcome),
 	}
+	var leave context.CancelFunc
+	r.unheard, leave = context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	defer context.AfterFunc(o.g.store.ctx, func() { time.AfterFunc(stopPatience, leave) })()
 	var end error
 	if !o.g.store.begin(func() { end = r.run(ctx); close(r.outcomes) }) {
 		return errStopping
@@ -96,6 +106,25 @@ func (o *Spooled) Replay(ctx context.Context, ids []uuid.UUID, to *Destination, 
 		return refused
 	}
 	return end
+}
+
+// destinations are where the files of ids go, each once: to, unless it is nil.
+func (o *Spooled) destinations(ids []uuid.UUID, to *Destination) []publish.Destination {
+	if to != nil {
+		return []publish.Destination{publish.Destination(*to)}
+	}
+	spools, release := o.g.store.hold()
+	defer release()
+	all := map[publish.Destination]struct{}{}
+	for _, id := range ids {
+		for _, d := range spools {
+			if to, there := d.Destination(id); there {
+				all[publish.Destination(to)] = struct{}{}
+				break
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(all))
 }
 
 // away tells why no mail can be sent now, nil where it can.
@@ -131,8 +160,9 @@ type operatorReplay struct {
 	next     time.Time          // when replay_rate lets another one begin
 	moved    map[uuid.UUID]bool // given their new destination, and not told of yet; a daemon's own replay may be faster from then on
 	results  chan tried
-	outcomes chan Outcome // to the caller
-	away     error        // why no more are begun
+	outcomes chan Outcome    // to the caller
+	unheard  context.Context // ends some time after the store stopped, which must not wait for who reads outcomes
+	away     error           // why no more are begun
 }
 
 // tried is an Outcome, or why the broker took nothing.
@@ -156,6 +186,7 @@ func (r *operatorReplay) run(ctx context.Context) error {
 				patience = time.Now().Add(busyPatience)
 			}
 		case r.g.store.ctx.Err() != nil:
+			r.leave(errStopping.Error())
 			return errStopping
 		case r.away != nil:
 			r.leave(r.away.Error())
@@ -203,6 +234,7 @@ func (r *operatorReplay) moveAll(ctx context.Context) {
 			case got[i].moved:
 				r.moved[id] = true
 				left = append(left, id)
+				r.tell(Outcome{ID: id, Result: Moved, Moved: true})
 			case got[i].Result == Busy:
 				r.busy = append(r.busy, got[i].Outcome)
 			default:
@@ -228,11 +260,20 @@ func (r *operatorReplay) move(id uuid.UUID) tried {
 	return tried{Outcome: Outcome{ID: id, Result: Gone}}
 }
 
-// leave tells of the files that have their new destination and are not tried any more.
+// leave tells of the files that are not tried any more: those that have their new destination, and those that the daemon's own replay
+// has delivered meanwhile, which is as fast with what was moved.
 func (r *operatorReplay) leave(why string) {
+	spools, release := r.g.store.hold()
+	defer release()
 	for _, id := range slices.Concat(r.untried, r.waiting, idsOf(r.busy)) {
-		if r.moved[id] {
+		there := slices.ContainsFunc(spools, func(d *directory) bool { return d.Waits(id) })
+		switch {
+		case there && r.moved[id]:
 			r.tell(Outcome{ID: id, Result: Untried, Reason: why, Moved: true})
+		case !there && r.moved[id]:
+			r.tell(Outcome{ID: id, Result: Delivered, Moved: true})
+		case !there:
+			r.tell(Outcome{ID: id, Result: Gone})
 		}
 	}
 }
@@ -303,11 +344,11 @@ func (r *operatorReplay) end(got tried) (decided bool) {
 	return true
 }
 
-// tell hands an outcome to the caller, unless the store stops, which must not wait for who reads it.
+// tell hands an outcome to the caller, who may not listen any more when the store stops.
 func (r *operatorReplay) tell(outcome Outcome) {
 	select {
 	case r.outcomes <- outcome:
-	case <-r.g.store.ctx.Done():
+	case <-r.unheard.Done():
 	}
 }
 

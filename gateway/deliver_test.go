@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -284,7 +285,7 @@ func TestMail_sent_elsewhere_has_that_destination_though_the_broker_is_away(t *t
 	for _, exchange := range []string{"goes away", "is away"} {
 		got, moved := told{}, 0
 		err := d.Replay(t.Context(), d.ids, &Destination{Exchange: exchange, RoutingKey: "k"}, func(o Outcome) error {
-			if o.Moved {
+			if o.Moved && o.Result != Moved {
 				moved++
 			}
 			return got.each(o)
@@ -456,5 +457,137 @@ func TestAn_operators_replay_keeps_replay_rate_and_goes_alone_while_live_mail_is
 	})
 	if n := r.room(); n != 1 {
 		t.Errorf("room for %d beside live mail", n)
+	}
+}
+
+func TestMail_whose_file_cannot_be_read_is_listed_and_meant_by_no_filter_on_what_is_not_known(t *testing.T) {
+	o, err := OpenSpooled(filepath.Join(t.TempDir(), "spool"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	d := &desk{Spooled: o, t: t}
+	d.fill(1)
+	path := filepath.Join(o.g.store.spools[0].path, d.ids[0].String()+".json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text[:len(text)-30], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if left := d.left(); len(left) != 1 || !left[0].NoEnvelope || left[0].LastError == "" {
+		t.Errorf("listed: %+v", left)
+	}
+	for _, query := range []url.Values{{"from": {"<>"}}, {"from": {"*"}}, {"recipient": {"*"}}} {
+		f, err := ParseFilter(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e, err := range o.Entries(t.Context(), f) {
+			t.Errorf("%v means %+v, %v", query, e, err)
+		}
+	}
+}
+
+func TestAn_operators_replay_that_is_stopped_while_it_moves_tells_of_each_that_it_has_moved(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3*movedAtOnce)
+	ctx, stop := context.WithCancel(t.Context())
+	got, others := told{}, 0
+	err := d.Replay(ctx, d.ids, &Destination{Exchange: "elsewhere", RoutingKey: "k"}, func(o Outcome) error {
+		stop()
+		if o.Result == Moved && o.ID != d.ids[0] && others < 2 { // as the daemon's own replay does once it has delivered them
+			others++
+			return errors.Join(got.each(o), d.g.store.spools[0].Remove(o.ID))
+		}
+		return got.each(o)
+	})
+	if !errors.Is(err, context.Canceled) || got[Moved] != movedAtOnce || got[Untried] != movedAtOnce-2 || got[Delivered] != 2 || len(got) != 3 {
+		t.Errorf("%v, %v", got, err)
+	}
+	moved := 0
+	for _, e := range d.left() {
+		if e.Exchange == "elsewhere" {
+			moved++
+		}
+	}
+	if moved != movedAtOnce-2 {
+		t.Errorf("%d have the new destination", moved)
+	}
+}
+
+func TestA_store_that_stops_waits_for_the_brokers_word_on_what_is_published(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 2)
+	b.Script(func(*amqptest.Publish) {})
+	got, done := told{}, make(chan error, 1)
+	go func() { done <- d.Replay(t.Context(), d.ids, nil, got.each) }()
+	first := b.AwaitPublished(1)[0]
+	stopped := make(chan struct{})
+	go func() { d.g.store.stopReplay(); close(stopped) }()
+	<-d.g.store.ctx.Done()
+	first.Ack()
+	<-stopped
+	if err := <-done; !errors.Is(err, errStopping) {
+		t.Errorf("the replay: %v", err)
+	}
+	if got[Delivered] != 1 || len(got) != 1 {
+		t.Errorf("told %v", got)
+	}
+	if s := d.g.store.spools[0]; s.Waits(d.ids[0]) || !s.Waits(d.ids[1]) {
+		t.Error("what the broker confirmed while the store stopped is published again by a start")
+	}
+}
+
+func TestAn_operators_replay_asks_anew_for_an_exchange_that_was_missing(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 3)
+	b.Exchange("x", amqptest.Missing)
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused]+got[Undecided] != 1 {
+		t.Fatalf("while it is missing: %v, %v", got, err)
+	}
+	eventually(t, "the exchange is in quarantine", func() bool {
+		return d.g.publisher.Unusable("x") && d.g.store.spools[0].Status().Held == 0
+	})
+	failed, err := ParseFilter(url.Values{"failed": {"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for e, err := range d.Entries(t.Context(), failed) {
+		if n++; err != nil || !strings.Contains(e.Waits, "NOT_FOUND") {
+			t.Errorf("listed: %+v, %v", e, err)
+		}
+	}
+	if m, err := d.Mail(t.Context(), d.ids[2]); n != 3 || err != nil || m.Attempts != 0 || !strings.Contains(m.Waits, "NOT_FOUND") {
+		t.Errorf("%d failed; one that was not tried: %+v, %v", n, m.Entry, err)
+	}
+	b.Exchange("x", amqptest.Usable)
+	got = told{}
+	if err := d.Replay(t.Context(), d.ids, nil, got.each); err != nil || got[Delivered] != 3 {
+		t.Errorf("when it is there: %v, %v", got, err)
+	}
+}
+
+func TestMail_behind_one_that_did_not_get_through_says_so(t *testing.T) {
+	b := amqptest.Start(t)
+	d := newDesk(t, b, 2)
+	b.Script((*amqptest.Publish).Unroutable)
+	got := told{}
+	if err := d.Replay(t.Context(), d.ids[:1], nil, got.each); err != nil || got[Refused] != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 2 || left[0].Waits != "" || !strings.Contains(left[1].Waits, "NO_ROUTE") || left[1].LastError != "" {
+		t.Errorf("left: %+v", left)
+	}
+	b.Script((*amqptest.Publish).Ack)
+	d.fill(1)
+	if err := d.Replay(t.Context(), d.ids[1:2], nil, got.each); err != nil || got[Delivered] != 1 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if left := d.left(); len(left) != 2 || left[1].Waits != "" {
+		t.Errorf("left of a destination that takes mail: %+v", left)
 	}
 }

@@ -69,7 +69,7 @@ func (f *Filter) set(key string, values []string) (err error) {
 	case filterRecipient:
 		f.to, err = pattern(value)
 	case filterOlder:
-		f.older, err = time.ParseDuration(value)
+		f.older, err = duration(value)
 		if err == nil && f.older < 0 {
 			err = fmt.Errorf("%s is in the future", value)
 		}
@@ -79,6 +79,21 @@ func (f *Filter) set(key string, values []string) (err error) {
 		err = errors.New("nothing is known of it")
 	}
 	return err
+}
+
+// duration reads Go's durations, and days before or in place of one: 7d, 1d12h.
+func duration(s string) (time.Duration, error) {
+	const day, most = 24 * time.Hour, 36_500
+	text, rest, ok := strings.Cut(s, "d")
+	days, err := strconv.ParseUint(text, 10, 16)
+	if !ok || err != nil || days > most {
+		return time.ParseDuration(s)
+	}
+	if rest == "" {
+		return time.Duration(days) * day, nil
+	}
+	more, err := time.ParseDuration(rest)
+	return time.Duration(days)*day + more, err
 }
 
 func pattern(s string) (*routes.Pattern, error) {
@@ -101,15 +116,15 @@ func idPrefixes(values []string) ([]string, error) {
 // Values is the Filter as it was written.
 func (f *Filter) Values() url.Values { return f.asWritten }
 
-// Match tells whether f means e at the time now.
+// Match tells whether f means e at the time now. What is not known of e is not what f asks for.
 func (f *Filter) Match(e *spool.Entry, now time.Time) bool {
 	return f.matchID(e.ID) &&
-		(f.listener == "" || e.Listener == f.listener) &&
-		(f.exchange == nil || !e.NoDestination && e.Exchange == *f.exchange) &&
+		(f.listener == "" || !e.NoHead && e.Listener == f.listener) &&
+		(f.exchange == nil || !e.NoDestination && !e.NoHead && e.Exchange == *f.exchange) &&
 		(f.older == 0 || now.Sub(e.SpooledAt) >= f.older) &&
-		(!f.failed || e.Attempts > 0) &&
-		(f.from == nil || f.from.Match(mail.Mailbox(e.Sender))) &&
-		(f.to == nil || slices.ContainsFunc(e.Recipients, func(r string) bool { return f.to.Match(mail.Mailbox(r)) }))
+		(!f.failed || e.Attempts > 0 || e.Waits != "") &&
+		(f.from == nil || !e.NoEnvelope && f.from.Match(mail.Mailbox(e.Sender))) &&
+		(f.to == nil || !e.NoEnvelope && slices.ContainsFunc(e.Recipients, func(r string) bool { return f.to.Match(mail.Mailbox(r)) }))
 }
 
 // matchID tells whether f means a mail of that id, as far as ids go.

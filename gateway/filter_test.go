@@ -17,10 +17,15 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		ID: uuid.MustParse("3f2a91c0-a317-44f7-97a3-0aaa5be372e3"), SpooledAt: now.Add(-time.Hour), Listener: "in",
 		Sender: "Ann@example.com", Recipients: []string{"bob@b.example", "eve@sub.c.example"}, Exchange: "x", Attempts: 1,
 	}
-	null, stray, fresh := e, e, e
+	null, stray, fresh, unread, never := e, e, e, e, e
 	null.Sender = ""
 	stray.NoDestination, stray.Exchange = true, ""
 	fresh.Attempts = 0
+	waits, old := fresh, e
+	old.SpooledAt = now.Add(-24 * time.Hour)
+	waits.Waits = "exchange \"x\": NOT_FOUND"
+	unread.NoEnvelope, unread.Sender, unread.Recipients = true, "", nil
+	never.NoHead, never.Listener, never.Exchange = true, "", ""
 	tests := []struct {
 		query string
 		entry spool.Entry
@@ -41,13 +46,25 @@ func TestA_filter_means_mail_of_which_everything_holds(t *testing.T) {
 		{"from=example.com", e, true},
 		{"from=<>", e, false},
 		{"from=<>", null, true},
+		{"from=<>", unread, false},
+		{"from=*", unread, false},
+		{"recipient=*", unread, false},
+		{"listener=in&exchange=x", unread, true},
+		{"exchange=", never, false},
+		{"listener=in", never, false},
+		{"from=example.com", never, true},
 		{"recipient=*@b.example", e, true},
 		{"recipient=.c.example", e, true},
 		{"recipient=c.example", e, false},
 		{"older=1h", e, true},
 		{"older=61m", e, false},
+		{"older=0d1h", e, true},
+		{"older=1d", e, false},
+		{"older=1d", old, true},
+		{"older=1d1h", old, false},
 		{"failed=true", e, true},
 		{"failed=true", fresh, false},
+		{"failed=true", waits, true},
 		{"listener=in&exchange=x&from=example.com&recipient=eve@*&older=30m&failed=true", e, true},
 		{"listener=in&exchange=x&from=example.com&recipient=eve@*&older=2h&failed=true", e, false},
 	}
@@ -82,6 +99,10 @@ func TestWhat_a_filter_does_not_know_never_means_all_mail(t *testing.T) {
 		"recipient=a b":         "is not an address",
 		"older=":                "older: ",
 		"older=-1s":             "in the future",
+		"older=d":               "older: ",
+		"older=1dx":             "older: ",
+		"older=-1d":             "older: ",
+		"older=99999d":          "older: ",
 	} {
 		v, err := url.ParseQuery(query)
 		if err != nil {

@@ -58,7 +58,7 @@ func New(o Options) *Gateway {
 	g.sockets = &listen.Set{Handle: g.handle, Log: o.Log}
 	g.admin.log = o.Log
 	g.admin.ending, g.admin.end = context.WithCancel(context.Background())
-	g.store = &store{memory: g.memory.Yielding(0), log: o.Log, resend: g.resend, ready: g.publisher.AwaitAvailable, broker: &broker{Publisher: g.publisher}}
+	g.store = &store{memory: g.memory.Yielding(0), log: o.Log, resend: g.resend, ready: g.publisher.AwaitAvailable, broker: &broker{Publisher: g.publisher}, patience: lockPatience}
 	g.store.ctx, g.store.stop = context.WithCancel(context.Background())
 	g.hurrying, g.hurry = context.WithCancel(context.Background())
 	g.cutting, g.cut = context.WithCancel(context.Background())

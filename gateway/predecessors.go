@@ -22,6 +22,7 @@ func (c *storeChange) openPredecessors() {
 		d, err := c.store.openFormer(path)
 		if err != nil {
 			c.lost[path] = err.Error()
+			c.store.log.Warn("a spool that is not in use any more cannot be opened: what mail is left there waits unseen", "dir", spool.Shown(path), "error", err)
 			continue
 		}
 		c.opened = append(c.opened, d)
@@ -34,6 +35,7 @@ func (c *storeChange) recall(d *directory) []string {
 	paths, err := d.Predecessors()
 	if err != nil {
 		c.warnings = append(c.warnings, forgotten(d.path, err.Error()))
+		c.store.logForgotten(d.path, err)
 	}
 	d.remembers, d.forgot = paths, err != nil
 	return paths
@@ -74,6 +76,11 @@ const maxTold = 20
 func unopened(path, why, current string) string {
 	return fmt.Sprintf("mail was spooled in %s before, and what is left of it waits unseen: %s; it is replayed as soon as that is mended, or, to give it up: stop lsmtpd and remove the line from %s",
 		spool.Shown(path), why, filepath.Join(current, spool.PredecessorsFile))
+}
+
+// logForgotten logs that it is not known, because of why, what comes before the spool at path.
+func (s *store) logForgotten(path string, why error) {
+	s.log.Warn("it is not known where mail was spooled before this spool, and that mail may wait unseen", "dir", path, "error", why)
 }
 
 // forgotten tells that it is not known, because of why, what comes before the spool at path.
@@ -207,7 +214,7 @@ func (s *store) findLost() {
 		if err == nil {
 			d.remembers, err = d.Predecessors()
 			if d.forgot = err != nil; d.forgot {
-				s.log.Warn("it is not known where mail was spooled before this spool, and that mail may wait unseen", "dir", path, "error", err)
+				s.logForgotten(path, err)
 			}
 			s.log.Info("a spool that is not in use any more can be opened again: its mail is replayed", "dir", path)
 			s.found(d)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
@@ -23,10 +24,23 @@ func (b *broker) Busy() bool {
 	return queued > 0
 }
 
-// resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then.
+// stopPatience is how long a stop waits for the broker's word on what a replay has published: a start would publish it again.
+const stopPatience = 2 * time.Second
+
+// resend publishes one delivery of s. What the broker says of it only after the confirm timeout settles its file then. When ctx ends
+// it is waited for a little longer, unless the gateway is cut.
 func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) (spool.Verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, g.running.Load().table.Config.AMQP.ConfirmTimeout)
+	ending := ctx
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.running.Load().table.Config.AMQP.ConfirmTimeout)
 	defer cancel()
+	defer context.AfterFunc(ending, func() {
+		select {
+		case <-time.After(stopPatience):
+		case <-g.hurrying.Done():
+		case <-ctx.Done():
+		}
+		cancel()
+	})()
 	ticket := g.publisher.Submit(ctx, d)
 	r := ticket.Wait(ctx)
 	switch r.Outcome {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/spool"
 	"lsmtpd/routes"
 	"lsmtpd/routes/config"
@@ -34,6 +35,7 @@ func (g *Gateway) Spooled() *Spooled { return &Spooled{g: g} }
 func OpenSpooled(dir string, memory int64) (*Spooled, error) {
 	g := New(Options{Log: slog.New(slog.DiscardHandler)})
 	g.limitMemory(memory)
+	g.store.patience = 0 // the daemon would answer
 	c, err := g.store.openFor(dir, spool.Limits{})
 	if err != nil {
 		return nil, err
@@ -94,6 +96,7 @@ func (o *Spooled) Entries(ctx context.Context, f *Filter) iter.Seq2[spool.Entry,
 			if err != nil && e.ID != uuid.Nil {
 				e.LastError, err = err.Error(), nil
 			}
+			o.explain(&e)
 			if err == nil && !f.Match(&e, now) {
 				continue
 			}
@@ -103,6 +106,16 @@ func (o *Spooled) Entries(ctx context.Context, f *Filter) iter.Seq2[spool.Entry,
 		}
 		return true
 	})
+}
+
+// explain notes on e why nothing is published to its destination.
+func (o *Spooled) explain(e *spool.Entry) {
+	if e.NoDestination || e.NoHead {
+		return
+	}
+	if fault := o.g.publisher.Fault(publish.Destination{Exchange: e.Exchange, RoutingKey: e.RoutingKey}); fault != nil {
+		e.Waits = fault.Error()
+	}
 }
 
 // Bad returns the files that could not be read, and were put aside. It ends with the first error.
@@ -167,6 +180,7 @@ func (o *Spooled) Mail(ctx context.Context, id uuid.UUID) (SpooledMail, error) {
 		var e spool.Entry
 		if d, e, err = s.Read(ctx, id); err == nil {
 			defer d.Content.Release()
+			o.explain(&e)
 			return SpooledMail{
 				Entry: e, MailID: d.Envelope.ID, ReceivedAt: d.Envelope.ReceivedAt, ClientIP: d.Envelope.ClientIP,
 				Helo: d.Envelope.Helo, User: d.Envelope.User, TLS: d.Envelope.TLS, Headers: d.Headers,

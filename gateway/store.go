@@ -22,6 +22,13 @@ import (
 // emptyPoll is how often a spool that takes no more mail is looked at, to close it when it is empty.
 const emptyPoll = time.Second
 
+// badPoll is how often the directory of one that holds nothing but unreadable files is looked at: its operator may take them away, or
+// put them back.
+const badPoll = 30 * time.Second
+
+// lockPatience is how long a daemon waits for a spool that somebody has open: "lsmtpd spool" without a daemon, as a rule.
+const lockPatience = 5 * time.Second
+
 // replayPause is how long a replay that was stopped waits: what stopped it may be more than what ready tells of.
 const replayPause = time.Second
 
@@ -33,6 +40,8 @@ type store struct {
 	ready  func(context.Context) error // returns when the broker takes mail
 	broker *broker
 	tasks  sync.WaitGroup
+
+	patience time.Duration // with a directory that another process has open
 
 	ctx  context.Context // of the replays
 	stop context.CancelFunc
@@ -56,6 +65,7 @@ type directory struct {
 
 	// guarded by the store's mu
 	remembers []string      // paths: what its file of predecessors says
+	looked    time.Time     // at what is in it, for badPoll
 	forgot    bool          // that cannot be read: it is left as it is, and so is the spool
 	wanted    bool          // a change is about to put it in use
 	puts      int           // under way: Status does not count their files yet
@@ -119,7 +129,7 @@ func (s *store) openFor(path string, limits spool.Limits) (*storeChange, error) 
 	}
 	c := &storeChange{store: s, limits: limits, lost: map[string]string{}}
 	if c.dir = s.want(path); c.dir == nil {
-		if c.dir, err = s.openAt(spool.Options{Dir: path, Limits: limits}); err != nil {
+		if c.dir, err = s.openAt(spool.Options{Dir: path, Limits: limits, Patience: s.patience}); err != nil {
 			return nil, err
 		}
 		c.openPredecessors()
@@ -267,6 +277,7 @@ func (s *store) closeEmpty() {
 			return
 		}
 		s.findLost()
+		s.lookForBad()
 		err := s.rememberOpen()
 		if err == nil { // what one that closes remembers is noted in the one in use
 			for _, d := range s.beginClosing() {
@@ -290,26 +301,40 @@ func (s *store) closeEmpty() {
 func (s *store) closeOne(d *directory) {
 	d.cancel()
 	<-d.done
-	unreadable := d.Status().Unreadable
 	err := d.Remember(nil)
 	if err = errors.Join(err, d.Close()); err != nil {
 		s.log.Error("a spool that is not in use any more did not close", "dir", d.path, "error", err)
 		return
 	}
-	if unreadable > 0 {
-		s.log.Warn("spool closed: what could be read is delivered, and the rest is left to its operator", "dir", d.path, "unreadable", unreadable)
-		return
-	}
 	s.log.Info("spool empty and closed: its mail is delivered", "dir", d.path)
 }
 
-// beginClosing returns the spools that are to be closed: neither in use nor about to be, and empty.
+// lookForBad looks again at the spools that hold unreadable files and nothing else, and are not in use any more.
+func (s *store) lookForBad() {
+	var due []*directory
+	s.mu.Lock()
+	for _, d := range s.spools[1:] {
+		if st := d.Status(); st.Unreadable > 0 && st.Files == 0 && time.Since(d.looked) >= badPoll {
+			d.looked = time.Now()
+			due = append(due, d)
+		}
+	}
+	s.mu.Unlock()
+	for _, d := range due {
+		d.Look(s.ctx)
+	}
+}
+
+// beginClosing returns the spools that are to be closed: neither in use nor about to be, and empty. Unreadable files keep one open:
+// nobody else would tell of them.
 func (s *store) beginClosing() []*directory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var empty []*directory
 	for _, d := range s.spools[1:] {
-		if st := d.Status(); !d.wanted && !d.forgot && d.puts == 0 && st.Files == 0 && st.NoDestination == 0 && !st.Indexing {
+		st := d.Status()
+		left := st.Files + st.NoDestination + st.Unremoved + st.Unreadable
+		if !d.wanted && !d.forgot && d.puts == 0 && left == 0 && !st.Indexing {
 			d.closed = make(chan struct{})
 			empty = append(empty, d)
 		}

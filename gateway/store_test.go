@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -248,5 +249,71 @@ func indexed(t *testing.T, s *store) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+func TestA_spool_with_unreadable_files_is_kept_until_its_operator_has_taken_them(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		s := newStore(t, dir)
+		name := uuid.NewString() + ".json"
+		if err := os.WriteFile(filepath.Join(dir, "a", name), []byte("cut off"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.spools[0].Look(t.Context())
+		use(t, s, dir+"/b")
+		time.Sleep(2 * badPoll)
+		if got := s.open(); got != "b a" || s.status()[1].Unreadable != 1 {
+			t.Fatalf("open: %s, %+v", got, s.status())
+		}
+		n := 0
+		for e, err := range (&Spooled{g: &Gateway{store: s}}).Bad(t.Context()) {
+			if n++; err != nil || e.Name != name || e.Dir != dir+"/a" {
+				t.Errorf("in bad/: %+v, %v", e, err)
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d files in bad/", n)
+		}
+		s.stopReplay()
+		if err := s.close(); err != nil {
+			t.Fatal(err)
+		}
+		s.ctx, s.stop = context.WithCancel(context.Background())
+		s.closing = false
+		use(t, s, dir+"/b") // as a restart does
+		time.Sleep(2 * badPoll)
+		if got := s.open(); got != "b a" {
+			t.Fatalf("open after a restart: %s", got)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "a", "bad")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * badPoll)
+		if got := s.open(); got != "b" {
+			t.Errorf("open when they are taken away: %s", got)
+		}
+	})
+}
+
+func TestPredecessors_that_are_not_reached_are_a_warning_in_the_log(t *testing.T) {
+	dir := t.TempDir()
+	var log bytes.Buffer
+	s := &store{log: slog.New(slog.NewTextHandler(&log, nil))}
+	for _, name := range []string{"b", "b/predecessors", "c"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "c", "predecessors"), []byte(dir+"/gone\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"b": "it is not known where mail was spooled before", "c": "cannot be opened: what mail is left there waits unseen"} {
+		c := prepareStore(t, s, filepath.Join(dir, name))
+		if got := log.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, want) {
+			t.Errorf("%s: %s", name, got)
+		}
+		log.Reset()
+		c.Abort()
 	}
 }

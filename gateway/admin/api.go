@@ -19,6 +19,7 @@ const (
 	pathSpoolMail   = "/v1/spool/mail/"  // GET, with an id behind it: gateway.SpooledMail
 	pathSpoolReplay = "/v1/spool/replay" // POST, the body an id a line, the query perhaps exchange and key: a line[gateway.Outcome] for each
 	pathSpoolRemove = "/v1/spool/remove" // POST, the body an id a line: a line[gateway.Outcome] for each
+	pathSpoolStop   = "/v1/spool/stop/"  // POST, with the call of one of the two behind it: it begins no more, and ends with what it has begun
 )
 
 // Status is the daemon and its configuration.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"sync"
 
 	"lsmtpd/gateway"
 	"lsmtpd/gateway/spool"
@@ -21,15 +22,16 @@ import (
 // maxIDs bounds what one request may name: the ids of more than a million files.
 const maxIDs = 64 << 20
 
-// The query of pathSpoolReplay.
+// The query of pathSpoolReplay, and of pathSpoolRemove the last.
 const (
 	queryExchange = "exchange"
 	queryKey      = "key"
+	queryCall     = "call" // a name that the client gives it, for pathSpoolStop; it may be left out
 )
 
 // handleSpool answers what an operator asks of g's spooled mail.
 func handleSpool(mux *http.ServeMux, g *gateway.Gateway) {
-	spooled := g.Spooled()
+	spooled, under := g.Spooled(), &calls{}
 	mux.HandleFunc("GET "+pathSpool, func(w http.ResponseWriter, req *http.Request) {
 		f, err := gateway.ParseFilter(req.URL.Query())
 		if err != nil {
@@ -60,15 +62,55 @@ func handleSpool(mux *http.ServeMux, g *gateway.Gateway) {
 		if q := req.URL.Query(); q.Has(queryExchange) {
 			to = &gateway.Destination{Exchange: q.Get(queryExchange), RoutingKey: q.Get(queryKey)}
 		}
-		each(w, req, func(ids []uuid.UUID, tell func(gateway.Outcome) error) error {
-			return spooled.Replay(req.Context(), ids, to, tell)
+		under.each(w, req, func(ctx context.Context, ids []uuid.UUID, tell func(gateway.Outcome) error) error {
+			return spooled.Replay(ctx, ids, to, tell)
 		})
 	})
 	mux.HandleFunc("POST "+pathSpoolRemove, func(w http.ResponseWriter, req *http.Request) {
-		each(w, req, func(ids []uuid.UUID, tell func(gateway.Outcome) error) error {
-			return spooled.Remove(req.Context(), ids, tell)
-		})
+		under.each(w, req, spooled.Remove)
 	})
+	mux.HandleFunc("POST "+pathSpoolStop+"{call}", func(w http.ResponseWriter, req *http.Request) {
+		if !under.stop(req.PathValue("call")) {
+			http.Error(w, "nothing of that name is under way", http.StatusNotFound)
+		}
+	})
+}
+
+// calls are the replays and removals under way that have a name. The zero value is none.
+type calls struct {
+	mu    sync.Mutex
+	named map[string]context.CancelFunc // guarded by mu
+}
+
+// begin returns a context for the call of that name, which stop ends, and what is to be called at its end.
+func (c *calls) begin(ctx context.Context, name string) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	if name == "" {
+		return ctx, cancel
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.named == nil {
+		c.named = map[string]context.CancelFunc{}
+	}
+	c.named[name] = cancel
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.named, name)
+	}
+}
+
+// stop tells whether there is such a call, which begins no more from now on.
+func (c *calls) stop(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cancel := c.named[name]
+	if cancel != nil {
+		cancel()
+	}
+	return cancel != nil
 }
 
 // writeLines answers with what seq yields.
@@ -87,7 +129,9 @@ func writeLines[T any](w http.ResponseWriter, seq iter.Seq2[T, error]) {
 }
 
 // each has do work on the ids of the request, and answers with what it tells of each as it does.
-func each(w http.ResponseWriter, req *http.Request, do func(ids []uuid.UUID, tell func(gateway.Outcome) error) error) {
+func (c *calls) each(w http.ResponseWriter, req *http.Request, do func(ctx context.Context, ids []uuid.UUID, tell func(gateway.Outcome) error) error) {
+	ctx, end := c.begin(req.Context(), req.URL.Query().Get(queryCall))
+	defer end()
 	ids, err := readIDs(http.MaxBytesReader(w, req.Body, maxIDs))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -96,7 +140,7 @@ func each(w http.ResponseWriter, req *http.Request, do func(ids []uuid.UUID, tel
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	lines, flush := json.NewEncoder(w), http.NewResponseController(w).Flush
 	_ = flush() // the client learns that it is understood
-	err = do(ids, func(o gateway.Outcome) error {
+	err = do(ctx, ids, func(o gateway.Outcome) error {
 		if err := lines.Encode(line[gateway.Outcome]{Value: &o}); err != nil {
 			return err
 		}
@@ -137,24 +181,54 @@ func (c *Client) Mail(ctx context.Context, id uuid.UUID) (gateway.SpooledMail, e
 	return ask[gateway.SpooledMail](ctx, c, http.MethodGet, pathSpoolMail+id.String())
 }
 
-// Replay has the daemon publish the mail that ids name, see gateway.Spooled. When ctx ends the daemon begins no more.
+// Replay has the daemon publish the mail that ids name, see gateway.Spooled. When ctx ends the daemon begins no more, and tells each
+// what became of the rest.
 func (c *Client) Replay(ctx context.Context, ids []uuid.UUID, to *gateway.Destination, each func(gateway.Outcome) error) error {
-	r := request{method: http.MethodPost, path: pathSpoolReplay, body: writeIDs(ids)}
+	r := request{method: http.MethodPost, path: pathSpoolReplay, body: writeIDs(ids), query: url.Values{}}
 	if to != nil {
 		r.query = url.Values{queryExchange: {to.Exchange}, queryKey: {to.RoutingKey}}
 	}
 	return outcomes(ctx, c, r, each)
 }
 
-// Remove has the daemon take mail off the disk for good, see gateway.Spooled.
+// Remove has the daemon take mail off the disk for good, see gateway.Spooled. When ctx ends it begins no more, as Replay.
 func (c *Client) Remove(ctx context.Context, ids []uuid.UUID, each func(gateway.Outcome) error) error {
-	return outcomes(ctx, c, request{method: http.MethodPost, path: pathSpoolRemove, body: writeIDs(ids)}, each)
+	return outcomes(ctx, c, request{method: http.MethodPost, path: pathSpoolRemove, body: writeIDs(ids), query: url.Values{}}, each)
 }
 
+// outcomes has the daemon do what r says, and tells each what became of all of it. When ctx ends the daemon is asked to stop, and
+// what it tells until then is told.
 func outcomes(ctx context.Context, c *Client, r request, each func(gateway.Outcome) error) error {
-	for o, err := range readLines[gateway.Outcome](ctx, c, r) {
+	call := uuid.NewString()
+	r.query.Set(queryCall, call)
+	reading, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	opening := context.AfterFunc(ctx, leave)
+	body, err := c.open(reading, r)
+	if !opening() {
+		if err == nil {
+			body.Close()
+		}
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	defer context.AfterFunc(ctx, func() {
+		answer, err := c.open(reading, request{method: http.MethodPost, path: pathSpoolStop + call})
+		if err != nil {
+			leave() // it cannot be asked: it learns of the end of the connection
+			return
+		}
+		answer.Close()
+	})()
+	for o, err := range linesOf[gateway.Outcome](reading, body) {
 		if err == nil {
 			err = each(o)
+		}
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		if err != nil {
 			return err
@@ -174,13 +248,21 @@ func writeIDs(ids []uuid.UUID) io.Reader {
 // readLines asks for an answer of many lines, once for each time that it is ranged over.
 func readLines[T any](ctx context.Context, c *Client, r request) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var none T
 		body, err := c.open(ctx, r)
 		if err != nil {
+			var none T
 			yield(none, err)
 			return
 		}
 		defer body.Close()
+		linesOf[T](ctx, body)(yield)
+	}
+}
+
+// linesOf reads the lines of an answer.
+func linesOf[T any](ctx context.Context, body io.Reader) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
 		for lines := json.NewDecoder(body); ; {
 			var l line[T]
 			switch err := lines.Decode(&l); {

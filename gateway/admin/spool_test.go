@@ -72,7 +72,7 @@ func TestThe_client_works_with_the_spool_of_the_daemon(t *testing.T) {
 	var outcomes []gateway.Outcome
 	tell := func(o gateway.Outcome) error { outcomes = append(outcomes, o); return nil }
 	err = c.Replay(t.Context(), some, &gateway.Destination{Exchange: "", RoutingKey: "a b&c"}, tell)
-	if err == nil || len(outcomes) != 1 || outcomes[0].Result != gateway.Untried || !outcomes[0].Moved {
+	if err == nil || len(outcomes) != 2 || outcomes[0].Result != gateway.Moved || outcomes[1].Result != gateway.Untried || !outcomes[1].Moved {
 		t.Errorf("a replay elsewhere without a broker: %v, %v", outcomes, err)
 	}
 	if m, err = c.Mail(t.Context(), some[0]); err != nil || m.Exchange != "" || m.RoutingKey != "a b&c" {
@@ -113,14 +113,12 @@ func TestA_replay_whose_client_goes_away_ends_what_it_has_begun(t *testing.T) {
 	}
 	under := make(chan *amqptest.Publish, 10)
 	broker.Script(func(p *amqptest.Publish) { under <- p })
-	ctx, leave := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- c.Replay(ctx, all, nil, func(gateway.Outcome) error { return nil }) }()
-	first := <-under
-	leave()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("the client's end: %v", err)
+	body, err := c.open(t.Context(), request{method: http.MethodPost, path: pathSpoolReplay, body: writeIDs(all)})
+	if err != nil {
+		t.Fatal(err)
 	}
+	first := <-under
+	body.Close()
 	first.Ack()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) { // between two looks at the condition
 		left := list(t, c, url.Values{})
@@ -133,6 +131,38 @@ func TestA_replay_whose_client_goes_away_ends_what_it_has_begun(t *testing.T) {
 	}
 }
 
+func TestA_replay_that_is_stopped_tells_what_became_of_all(t *testing.T) {
+	broker := amqptest.Start(t)
+	broker.Script((*amqptest.Publish).Unroutable)
+	c, path, _ := serveAt(t, broker.URL())
+	send(t, path, "bob@first.example")
+	send(t, path, "bob@second.example")
+	all := list(t, c, url.Values{})
+	if len(all) != 2 {
+		t.Fatalf("in the spool: %v", all)
+	}
+	under, stopped := make(chan struct{}, 10), make(chan struct{})
+	broker.Script(func(p *amqptest.Publish) {
+		under <- struct{}{}
+		go func() { <-stopped; p.Ack() }()
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	told := map[gateway.Result]int{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Replay(ctx, all, &gateway.Destination{RoutingKey: "a-queue"}, func(o gateway.Outcome) error { told[o.Result]++; return nil })
+	}()
+	<-under // by the operator's replay, or the daemon's own
+	stop()
+	close(stopped)
+	if err := <-ended; !errors.Is(err, context.Canceled) && (err != nil || told[gateway.Delivered] != 2) { // it may have ended before
+		t.Errorf("the end: %v", err)
+	}
+	if told[gateway.Moved] != 2 || told[gateway.Delivered]+told[gateway.Untried] != 2 || told[gateway.Delivered] == 0 {
+		t.Errorf("told %v", told)
+	}
+}
+
 func TestWhat_the_spool_is_asked_wrongly_is_refused_with_the_reason(t *testing.T) {
 	c, _, _ := serve(t)
 	for want, r := range map[string]request{
@@ -140,6 +170,7 @@ func TestWhat_the_spool_is_asked_wrongly_is_refused_with_the_reason(t *testing.T
 		"400 Bad Request: invalid UUID":   {method: http.MethodGet, path: pathSpoolMail + "3f2a"},
 		"400 Bad Request: ":               {method: http.MethodPost, path: pathSpoolRemove, body: strings.NewReader("all of it\n")},
 		"405 Method Not Allowed":          {method: http.MethodGet, path: pathSpoolRemove},
+		"404 Not Found: nothing of that":  {method: http.MethodPost, path: pathSpoolStop + "x"},
 	} {
 		if body, err := c.open(t.Context(), r); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s %s: %v, %v", r.method, r.path, body, err)

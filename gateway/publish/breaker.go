@@ -100,6 +100,18 @@ func (s *breakers) missed(d destination) {
 	}
 }
 
+// reprieve closes the breaker of d until it misses once.
+func (s *breakers) reprieve(d destination) {
+	if s.watched.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.at[d]; b != nil && b.open() {
+		b.misses = missesToOpen - 1
+	}
+}
+
 // answered notes that the broker said something of a message to d.
 func (s *breakers) answered(d destination) {
 	if s.watched.Load() == 0 {

@@ -39,12 +39,12 @@ type wire struct {
 // refused tells of how a wrong password looks where the connect timeout is short.
 func (w wire) refused() bool { return w.asked && timedOut(w.failure) }
 
-// silence tells of a broker that was waited for, to two digits: what is left of a time that is shared is never quite the same.
+// silence tells of a broker that was waited for, coarsely: what is left of a time that is shared is never quite the same.
 func (w wire) silence() string {
 	switch {
 	case w.waited == 0:
 		return "does not answer"
-	case w.waited < time.Second:
+	case w.waited < 100*time.Millisecond:
 		return "did not answer within " + w.waited.Round(10*time.Millisecond).String()
 	}
 	return "did not answer within " + w.waited.Round(100*time.Millisecond).String()

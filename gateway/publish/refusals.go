@@ -93,6 +93,18 @@ func (s *refusals) refused(d destination, reason *amqp.Error) {
 	r.probe = now.Add(r.pause)
 }
 
+// probeNow makes the next message to d a probe, where d is known.
+func (s *refusals) probeNow(d destination) {
+	if s.known.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.at[d]; r != nil {
+		r.probe = time.Time{}
+	}
+}
+
 func (s *refusals) forgetOldest() {
 	var oldest destination
 	var since time.Time

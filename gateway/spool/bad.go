@@ -24,6 +24,7 @@ const (
 
 // BadEntry is a file that could not be read and was moved to bad/. Nothing deletes it but its operator.
 type BadEntry struct {
+	Dir     string    `json:"dir"`               // the spool's
 	Name    string    `json:"name"`              // in bad/
 	Reason  string    `json:"reason"`            // "" where somebody took the note away
 	MovedAt time.Time `json:"moved_at,omitzero"` // as the note says
@@ -37,6 +38,7 @@ func (s *Spool) Bad(ctx context.Context) iter.Seq2[BadEntry, error] {
 			if ctx.Err() != nil {
 				return false
 			}
+			b.Dir = s.path
 			enough = !yield(b, nil)
 			return !enough
 		})

@@ -10,6 +10,7 @@ type destination struct {
 	ready         queue[*entry]        // by rank
 	trying        int                  // files in a replay's hands
 	shut          bool                 // the last one did not get through
+	why           string               // it did not; "" where it is not shut
 	pause         time.Duration        // after the next return; 0 where it is not shut
 	due           int64                // nothing is tried before; 0 where nobody waits for it
 	slot          int32                // its place in the queue that it is in
@@ -88,7 +89,8 @@ func (x *index) rest(d *destination, due int64) {
 }
 
 // returned notes that a file of d did not get through. Those that were under way when the first came back count once.
-func (x *index) returned(d *destination, now int64) {
+func (x *index) returned(d *destination, why string, now int64) {
+	d.why = why
 	if d.due != 0 {
 		return
 	}
@@ -111,6 +113,6 @@ func (x *index) passed(d *destination) {
 	if d.due != 0 {
 		return // it went before another one came back
 	}
-	d.shut, d.pause = false, 0
+	d.shut, d.why, d.pause = false, "", 0
 	x.settle(d)
 }

@@ -10,10 +10,17 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
+
+// errLocked tells that another process has a directory open.
+var errLocked = errors.New("another process has it open")
+
+// lockPoll is how often a directory that is waited for is tried again.
+const lockPoll = 100 * time.Millisecond
 
 // errMissing tells that a directory is not there which Open was not to make.
 var errMissing = errors.New("there is no such directory")
@@ -31,6 +38,9 @@ func Check(dir string) error {
 }
 
 func check(path string) error {
+	if err := checkPlace(path); err != nil {
+		return err
+	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return checkMissing(path)
@@ -75,6 +85,9 @@ func checkFiles(path string) error {
 
 // openDirectory makes path where it is missing, checks and locks it. It leaves no directory behind that it made in vain.
 func openDirectory(path string) (*root, error) {
+	if err := checkPlace(filepath.Clean(path)); err != nil {
+		return nil, err
+	}
 	built, err := makeDirectory(filepath.Clean(path))
 	var d *root
 	if err == nil {
@@ -128,7 +141,7 @@ func (d *root) take(before fs.FileInfo) error {
 	d.taken = after
 	err = unix.Flock(d.fd, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("another process has it open%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", lockedBy(after))
+		return fmt.Errorf("%w%s: a spool belongs to one lsmtpd, be it a daemon or an operator's \"lsmtpd spool\" command", errLocked, lockedBy(after))
 	}
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
@@ -167,10 +180,25 @@ func lockedBy(info fs.FileInfo) string {
 			continue
 		}
 		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
-			return fmt.Sprintf(" (pid %d)", pid)
+			return fmt.Sprintf(" (pid %d%s)", pid, commandOf(pid))
 		}
 	}
 	return ""
+}
+
+// commandOf is what a process was started as, without its flags: ", lsmtpd spool rm". It is "" where the system does not tell.
+func commandOf(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	words := strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
+	if err != nil || words[0] == "" {
+		return ""
+	}
+	words[0] = filepath.Base(words[0])
+	n := 1
+	for n < len(words) && n <= 2 && words[n] != "" && words[n][0] != '-' {
+		n++
+	}
+	return ", " + Shown(strings.Join(words[:n], " "))
 }
 
 // makeDirectory makes path and what is missing above it, each so that it outlives a crash. It returns what it made, be it in vain:
@@ -220,14 +248,72 @@ func checkDirectory(path string, info fs.FileInfo) error {
 		return fmt.Errorf("is shared with others; name a directory of its own in spool.dir, such as %s", shellQuote(filepath.Join(path, "lsmtpd")))
 	}
 	uid := os.Geteuid()
-	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {
+	owner, perm := int(info.Sys().(*syscall.Stat_t).Uid), info.Mode().Perm()
+	if (owner != uid || perm&0o077 != 0) && hasOther(path) { // to close it, or to take it, would do harm
+		return errors.New("is not lsmtpd's alone and holds other things; choose a directory of its own in spool.dir")
+	}
+	if owner != uid {
 		return fmt.Errorf("belongs to uid %d, and lsmtpd runs as uid %d; name another directory in spool.dir, or, if its content is to be trusted: chown -R %d %s",
 			owner, uid, uid, quoted)
 	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+	if perm&0o077 != 0 {
 		return fmt.Errorf("is open to others (mode %04o); close it: chmod 700 %s", perm, quoted)
 	}
 	return nil
+}
+
+// surveyed is how many names of a directory tell what it is.
+const surveyed = 1024
+
+// namesIn returns some of the names in a directory; none where it is not there, or not to be read.
+func namesIn(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(surveyed)
+	return names
+}
+
+// isOfSpool tells the names that only a spool has.
+func isOfSpool(name string) bool {
+	_, isMail := parseName(name)
+	return isMail || name == PredecessorsFile
+}
+
+// hasOther tells whether a directory holds what is no spool's, and nothing that is.
+func hasOther(path string) bool {
+	names := namesIn(path)
+	return slices.ContainsFunc(names, func(name string) bool { return !ours(name) && !isOfSpool(name) }) &&
+		!slices.ContainsFunc(names, isOfSpool)
+}
+
+// checkPlace refuses a path inside a spool, whose files would be in one another's way: that of one that is open, or a spool's bad/.
+func checkPlace(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	above := filepath.Dir(path)
+	isNote := func(name string) bool { return strings.HasSuffix(name, suffix+reasonSuffix) }
+	if filepath.Base(path) == badDirectory && (slices.ContainsFunc(namesIn(above), isOfSpool) || slices.ContainsFunc(namesIn(path), isNote)) {
+		return fmt.Errorf("is inside the spool %s; choose a directory of its own in spool.dir", Shown(above))
+	}
+	for ; ; above = filepath.Dir(above) {
+		info, err := os.Lstat(above)
+		if err == nil && isOurs(info) && lockedBy(info) != "" { // others lock directories, too: systemd-tmpfiles does with /tmp
+			return fmt.Errorf("is inside the spool %s, which is open%s; choose a directory of its own in spool.dir", Shown(above), lockedBy(info))
+		}
+		if above == filepath.Dir(above) {
+			return nil
+		}
+	}
+}
+
+// isOurs tells a directory that could be a spool: nobody else may use it.
+func isOurs(info fs.FileInfo) bool {
+	return info.IsDir() && info.Mode().Perm()&0o077 == 0 && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
 }
 
 // shellQuote writes a path so that it can be pasted into a shell.

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lsmtpd/gateway/mail"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -160,8 +162,9 @@ func TestOpen_refuses_a_directory_that_another_has_open(t *testing.T) {
 		mustClose(t, second)
 	}
 	const who = `a spool belongs to one lsmtpd, be it a daemon or an operator's "lsmtpd spool" command`
-	want := fmt.Sprintf("spool %s: another process has it open (pid %d): %s", dir, os.Getpid(), who)
-	if got := errText(err); got != want && got != strings.Replace(want, fmt.Sprintf(" (pid %d)", os.Getpid()), "", 1) { // not every file system's locks can be told
+	holder := fmt.Sprintf(" (pid %d, %s)", os.Getpid(), filepath.Base(os.Args[0]))
+	want := fmt.Sprintf("spool %s: another process has it open%s: %s", dir, holder, who)
+	if got := errText(err); got != want && got != strings.Replace(want, holder, "", 1) { // not every file system's locks can be told
 		t.Errorf("error %s\nwant  %s", got, want)
 	}
 	mustClose(t, s)
@@ -330,5 +333,86 @@ func TestA_directory_that_was_moved_away_takes_no_mail_until_it_is_back(t *testi
 	putReady(t, s, mail.JSON, "after")
 	if text := log.String(); strings.Count(text, "not at its path: no mail is taken") != 2 || strings.Count(text, "at its path again") != 2 {
 		t.Error(text)
+	}
+}
+
+func TestOpen_asks_for_a_directory_of_its_own_where_there_are_other_things(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(want string) {
+		t.Helper()
+		_, err := Open(Options{Dir: dir})
+		if checked := Check(dir); errText(checked) != errText(err) || !strings.Contains(errText(err), want) {
+			t.Errorf("opened: %v; checked: %v", err, checked)
+		}
+	}
+	refused("close it: chmod 700 " + dir)
+	if err := os.WriteFile(filepath.Join(dir, "passwd"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("holds other things; choose a directory of its own in spool.dir")
+	if err := os.WriteFile(filepath.Join(dir, fileName(uuid.New())), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("close it: chmod 700 " + dir) // a spool, beside whatever
+}
+
+func TestOpen_refuses_a_directory_inside_a_spool(t *testing.T) {
+	dir := spoolDir(t)
+	s := mustOpen(t, dir)
+	inside := []string{filepath.Join(dir, badDirectory), filepath.Join(dir, "sub", "spool")}
+	refused := func(path string) {
+		t.Helper()
+		_, err := Open(Options{Dir: path})
+		if want := "is inside the spool " + dir; !strings.Contains(errText(err), want) || !strings.Contains(errText(Check(path)), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, path := range inside {
+		refused(path)
+	}
+	if names := files(t, dir); len(names) > 0 {
+		t.Errorf("made: %v", names)
+	}
+	putReady(t, s, mail.JSON, "x")
+	mustClose(t, s)
+	refused(inside[0])
+	mustClose(t, mustOpen(t, filepath.Join(t.TempDir(), badDirectory))) // only its name is the same
+
+	shared := filepath.Join(t.TempDir(), "shared") // and locked, as systemd-tmpfiles does
+	if err := mkdirMode(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, mustOpen(t, filepath.Join(shared, "spool")))
+}
+
+func TestOpen_waits_for_a_directory_that_another_is_about_to_give_up(t *testing.T) {
+	dir := spoolDir(t)
+	first := mustOpen(t, dir)
+	var log lines
+	opened := make(chan error, 1)
+	go func() {
+		s, err := Open(Options{Dir: dir, Patience: time.Minute, Log: log.logger()})
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	for !strings.Contains(log.String(), "is locked: waiting") {
+		time.Sleep(time.Millisecond) // between two looks
+	}
+	mustClose(t, first)
+	if err := <-opened; err != nil {
+		t.Error(err)
 	}
 }

@@ -177,6 +177,9 @@ func (f *sourceFile) modified() time.Time { return f.info.ModTime() }
 func (d *root) open(name string) (source, error) {
 	f, err := d.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // O_NONBLOCK: a FIFO would keep us waiting
 	if err != nil {
+		if info, _ := d.Lstat(name); info != nil && info.Mode()&fs.ModeSymlink != 0 {
+			return nil, errNotRegular // it leads nowhere, or out of the directory, for good
+		}
 		return nil, err
 	}
 	info, err := f.Stat()

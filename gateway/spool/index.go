@@ -48,6 +48,7 @@ type entry struct {
 	tried    bool // by a replay
 	urgent   bool // an operator asked for it
 	crowded  bool // there was no memory for it the last time: others go first
+	blind    bool // its head could not be read: where it goes and whose it is are not known
 }
 
 // failure is why the last attempt at a file failed, and when the next one may be.
@@ -79,8 +80,9 @@ type index struct {
 	resting      queue[*destination] // those with files that may not, by due
 	waiting      queue[*failure]     // by due
 	removals     []*entry
-	octets       int64 // of the files in byAge
-	reserved     int64 // octets of the files being written
+	stuck        []*entry // that could not be removed
+	octets       int64    // of the files in byAge
+	reserved     int64    // octets of the files being written
 	count        [states]int
 	bad          int    // files in bad/
 	ignored      int    // files that are not the spool's, at the last survey

@@ -28,8 +28,11 @@ type Entry struct {
 	Format        string       `json:"format"`
 	Attempts      int          `json:"attempts"`                 // that failed, since the daemon started
 	LastError     string       `json:"last_error,omitempty"`     // of the last attempt
+	Waits         string       `json:"waits,omitempty"`          // why it is not tried though nothing is wrong with it: its destination takes none
 	NextTry       time.Time    `json:"next_try,omitzero"`        // not before; zero: as soon as its turn comes
 	NoDestination bool         `json:"no_destination,omitempty"` // one of LSMTPD's own, which does not say where to
+	NoHead        bool         `json:"no_head,omitempty"`        // the file was never read: Listener, Exchange and RoutingKey are not known
+	NoEnvelope    bool         `json:"no_envelope,omitempty"`    // the file cannot be read now: Sender, Recipients and Format are not known
 	AcceptedFor   *Destination `json:"accepted_for,omitempty"`   // where it went before an operator gave it another destination
 }
 
@@ -43,13 +46,7 @@ func (s *Spool) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 // EntriesOf is Entries for those ids only that are wanted. It reads no other file.
 func (s *Spool) EntriesOf(ctx context.Context, wanted func(uuid.UUID) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		select {
-		case <-s.indexed:
-		case <-ctx.Done():
-		}
-		if ctx.Err() == nil {
-			s.rescan(ctx)
-		}
+		s.Look(ctx)
 		for _, at := range s.byAge() {
 			if ctx.Err() != nil {
 				break
@@ -113,16 +110,21 @@ func (s *Spool) describe(ctx context.Context, id uuid.UUID) (Entry, error) {
 	}
 	entry := Entry{
 		ID: id, SpooledAt: time.Unix(0, e.spooled).UTC(), Size: e.size, Listener: e.from.name,
-		Exchange: e.to.exchange, RoutingKey: e.to.key, Attempts: int(e.attempts), NoDestination: e.state == stray,
+		Exchange: e.to.exchange, RoutingKey: e.to.key, Attempts: int(e.attempts), NoDestination: e.state == stray, NoHead: e.blind,
 	}
 	if f := s.index.failures[e]; f != nil {
 		entry.LastError = f.why
+	} else if e.to.why != "" && e.state.pending() {
+		entry.Waits = "another mail goes first, which did not get through: " + e.to.why
 	}
 	if due := s.dueOf(e); due != 0 {
 		entry.NextTry = s.began.Add(time.Duration(due))
 	}
 	s.mu.Unlock()
 	err := s.readEnvelope(ctx, &entry)
+	if err != nil {
+		entry.NoEnvelope, entry.Sender, entry.Recipients, entry.Format = true, "", nil, ""
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return entry, fmt.Errorf("spool: %s: %w", id, ErrNotFound)
 	}
@@ -165,6 +167,9 @@ func (s *Spool) readEnvelope(ctx context.Context, e *Entry) error {
 			return err
 		}
 		e.AcceptedFor = h.AcceptedFor
+		if e.NoHead {
+			e.NoHead, e.Listener, e.Exchange, e.RoutingKey, e.SpooledAt = false, h.Listener, h.Exchange, h.RoutingKey, h.SpooledAt
+		}
 		if e.Format = h.Format; skim(f, int64(payload), e) {
 			return nil
 		}

@@ -69,6 +69,25 @@ func (s *Spool) hold(id uuid.UUID) (*entry, state, error) {
 	return e, was, nil
 }
 
+// Waits tells whether the file of id is in the spool, and not just confirmed or removed.
+func (s *Spool) Waits(id uuid.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID.get(id)
+	return e != nil && e.state != removing && e.state != unreadable && e.settled != gone
+}
+
+// Destination returns where the file of id goes, as far as that is known.
+func (s *Spool) Destination(id uuid.UUID) (to Destination, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index.byID.get(id)
+	if e == nil || e.state == stray || e.blind {
+		return to, false
+	}
+	return Destination{e.to.exchange, e.to.key}, true
+}
+
 // release gives a file back into the hands it came from.
 func (s *Spool) release(e *entry, to state) {
 	s.mu.Lock()

@@ -418,3 +418,32 @@ func TestBad_that_cannot_be_made_leaves_the_files_where_they_are_and_stops_nobod
 		t.Errorf("%v, log %s", err, log.String())
 	}
 }
+
+func TestEntries_says_what_is_not_known_of_a_file_that_could_not_be_opened(t *testing.T) {
+	dir := spoolDir(t)
+	s := mustOpen(t, dir)
+	m := putReady(t, s, mail.JSON, "x")
+	mustClose(t, s)
+	d, err := openDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &faulty{directory: d, err: syscall.EACCES}
+	f.breaks("open")
+	s = start(Options{Dir: dir}, f)
+	defer mustClose(t, s)
+	all := map[uuid.UUID]Entry{}
+	for e, err := range s.Entries(t.Context()) {
+		if err == nil {
+			t.Error("it was read")
+		}
+		all[e.ID] = e
+	}
+	if e := all[m.ID]; !e.NoHead || !e.NoEnvelope || e.Listener+e.Exchange+e.Sender != "" || e.Recipients != nil {
+		t.Errorf("not readable: %+v", e)
+	}
+	f.breaks("")
+	if got := entries(t, s); len(got) != 1 || got[0].NoHead || got[0].NoEnvelope || got[0].Listener != "inbound" || got[0].Exchange != "lsmtp" || got[0].Sender != "from@example.org" {
+		t.Errorf("readable again: %+v", got)
+	}
+}

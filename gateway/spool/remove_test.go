@@ -1,6 +1,8 @@
 package spool
 
 import (
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,5 +70,35 @@ func TestRemove_pauses_between_small_groups_while_somebody_writes(t *testing.T) 
 		s.mu.Lock()
 		s.endTurn(turn)
 		s.mu.Unlock()
+	})
+}
+
+func TestRemove_that_fails_is_tried_again_until_the_file_is_gone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := spoolDir(t)
+		s, d := openFaulty(t, dir, false, syscall.EACCES)
+		defer mustClose(t, s)
+		indexedNow(s)
+		var log lines
+		s.log = log.logger()
+		d.breaks("remove")
+		for range removeAtOnce + 1 {
+			m := someDelivery(mail.JSON, nil)
+			mustPut(t, s, m)
+			s.Settle(m.ID, true)
+		}
+		time.Sleep(10 * maxRemoveRetry)
+		if st := s.Status(); st.Unremoved != removeAtOnce+1 || st.Files != 0 || st.LastError == "" {
+			t.Errorf("while it fails: %+v", st)
+		}
+		if n := strings.Count(log.String(), "cannot be removed"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		d.breaks("")
+		time.Sleep(maxRemoveRetry)
+		synctest.Wait()
+		if names := files(t, dir); len(names) > 0 || s.Status().Unremoved != 0 || !strings.Contains(log.String(), "are gone") {
+			t.Errorf("left: %d files, %+v", len(names), s.Status())
+		}
 	})
 }

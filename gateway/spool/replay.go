@@ -221,11 +221,10 @@ func (s *Spool) tried(got result) {
 		s.index.crowdedOut(e, s.clock())
 		signal(s.wake)
 	case got.verdict == Undecided && e.settled == open:
-		s.index.note(e, got.err)
-		s.index.returned(e.to, s.clock()) // the others would wait as long, in the window's places of those that are confirmed
+		s.index.returned(e.to, s.index.note(e, got.err).why, s.clock()) // the others would wait as long, in the window's places of those that are confirmed
 		s.index.move(e, held)
 	case got.verdict == Returned:
-		s.index.returned(e.to, s.clock())
+		s.index.returned(e.to, s.index.note(e, got.err).why, s.clock())
 		s.postpone(e, got.err)
 	case got.verdict == Later, got.verdict == Undecided:
 		s.postpone(e, got.err)

@@ -386,3 +386,25 @@ func TestReplay_takes_what_Settle_says_before_the_verdict(t *testing.T) {
 		})
 	}
 }
+
+func TestA_file_that_becomes_a_symbolic_link_is_put_aside_when_it_is_tried(t *testing.T) {
+	for _, leads := range []string{"/etc/passwd", "nowhere"} {
+		dir := spoolDir(t)
+		s := opened(t, dir)
+		m := putReady(t, s, mail.JSON, "x")
+		name := filepath.Join(dir, fileName(m.ID))
+		if err := errors.Join(os.Remove(name), os.Symlink(leads, name)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Try(t.Context(), m.ID, func(context.Context, *mail.Delivery) (Verdict, error) {
+			t.Error("it was tried")
+			return Done, nil
+		})
+		if st := s.Status(); err == nil || st.Files != 0 || st.Unreadable != 1 {
+			t.Errorf("to %s: %v, %+v", leads, err, st)
+		}
+		if info, err := os.Lstat(filepath.Join(dir, badDirectory, fileName(m.ID))); err != nil || info.Mode()&os.ModeSymlink == 0 {
+			t.Errorf("to %s: in bad/: %v, %v", leads, info, err)
+		}
+	}
+}

@@ -25,6 +25,15 @@ func (s *Spool) scan() {
 	}
 }
 
+// Look takes in what an operator put into the directory, or took from bad/, since it was read.
+func (s *Spool) Look(ctx context.Context) {
+	select {
+	case <-s.indexed:
+		s.rescan(ctx)
+	case <-ctx.Done():
+	}
+}
+
 // rescan is scan for what an operator put into the directory since.
 func (s *Spool) rescan(ctx context.Context) {
 	select {
@@ -100,7 +109,7 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 	if regular {
 		h, size, err = s.look(id)
 	}
-	as := ready // also what cannot be read for a passing reason: it is read again when it is tried
+	as, blind := ready, false
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return
@@ -118,6 +127,8 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 		if *stuck++; *stuck <= maxReasons {
 			s.logUnreadable(id, err, aside)
 		}
+	case err != nil: // for a passing reason: it is read again when it is tried
+		blind = true
 	}
 	if h.SpooledAt.IsZero() {
 		h.SpooledAt = time.Now()
@@ -128,7 +139,7 @@ func (s *Spool) enter(id uuid.UUID, regular bool, moved, stuck *int) {
 		return
 	}
 	e := s.index.entry(id, &h)
-	e.size = size
+	e.size, e.blind = size, blind
 	s.index.add(e, as)
 	signal(s.wake)
 }

@@ -22,6 +22,7 @@ var ErrClosed = errors.New("spool is closed")
 type Options struct {
 	Dir      string        // made where it is missing; its path is taken as it is given
 	Existing bool          // Dir is what another spool noted as its predecessor: it may be no path, and is not made where it is missing
+	Patience time.Duration // how long a directory that another process has open is waited for: an operator's command may be about to end
 	Log      *slog.Logger  // nil logs nothing
 	Limits   Limits        // as SetLimits has them
 	Broker   Broker        // nil: one that takes no mail of others
@@ -58,6 +59,7 @@ type Spool struct {
 	closed      bool
 	failing     error // why the disk takes nothing until a probe passes; nil where it does
 	astray      error // as of the last look at the directory's path
+	sticking    bool  // delivered files could not be removed, which is told
 	forgot      error // why it is not known where mail was spooled before
 	lastError   string
 	lastErrorAt time.Time
@@ -71,6 +73,13 @@ func Open(o Options) (*Spool, error) {
 		open = openPredecessor
 	}
 	dir, err := open(o.Dir)
+	if errors.Is(err, errLocked) && o.Patience > 0 && o.Log != nil {
+		o.Log.Warn("the spool directory is locked: waiting for it", "dir", o.Dir, "error", err, "at_most", o.Patience.String())
+	}
+	for end := time.Now().Add(o.Patience); errors.Is(err, errLocked) && time.Now().Before(end); {
+		time.Sleep(lockPoll)
+		dir, err = open(o.Dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", Shown(o.Dir), err)
 	}
@@ -138,6 +147,7 @@ func (s *Spool) end() {
 	}
 	s.mu.Unlock()
 	s.tasks.Wait()
+	s.unstick()
 	for s.removeSome(removeAtOnce) {
 	}
 }
@@ -208,6 +218,7 @@ type Status struct {
 	Oldest        time.Time `json:"oldest,omitzero"`    // of Files; zero where there is none
 	Unreadable    int       `json:"unreadable"`         // files that cannot be replayed: in bad/, or left as they are
 	NoDestination int       `json:"no_destination"`     // LSMTPD's own files, which do not say where to
+	Unremoved     int       `json:"unremoved"`          // delivered, and the file system does not let them go: a restart would publish them again
 	Ignored       int       `json:"ignored"`            // files that are not the spool's by their names, when the directory was last read
 	Indexing      bool      `json:"indexing"`           // what lay there at start is not wholly counted yet
 	NotOpen       string    `json:"not_open,omitempty"` // why nothing above is known: it is another spool's predecessor that cannot be opened
@@ -233,6 +244,7 @@ func (s *Spool) Status() Status {
 		Retrying:      s.index.waiting.Len(),
 		Unreadable:    s.index.count[unreadable] + s.index.bad,
 		NoDestination: s.index.count[stray],
+		Unremoved:     len(s.index.stuck),
 		Ignored:       s.index.ignored,
 		Warning:       s.warning,
 		LastError:     s.lastError,

@@ -38,7 +38,12 @@ func runReload(p *program, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	report, err := client().Reload(ctx)
+	daemon := client()
+	_, err := ask(ctx, daemon)
+	if err != nil {
+		return f.unanswered(err)
+	}
+	report, err := daemon.Reload(ctx)
 	if err != nil {
 		return f.unanswered(err)
 	}
@@ -84,7 +89,7 @@ func namesSocket(c *config.Config) bool { return c.Admin.Socket != "" && !c.Admi
 func (f *flags) unanswered(err error) int {
 	status := f.failed(err)
 	switch {
-	case errors.Is(err, admin.ErrStopping):
+	case errors.Is(err, admin.ErrStopping), errors.Is(err, errSilent):
 		return exitUsage
 	case errors.Is(err, admin.ErrNobody):
 		fmt.Fprintln(f.p.stderr, "Is it running, and with this configuration? It listens where admin.socket pointed when it last read the file;\n--socket names another socket.")

@@ -159,3 +159,21 @@ func (w *words) Set(s string) error {
 	*w = append(*w, strings.TrimSpace(s[start:]))
 	return nil
 }
+
+// once is a flag that may be given once only: to keep the last of several would work on other mail than was meant.
+type once struct {
+	text  string
+	given bool
+}
+
+// String returns the value.
+func (o *once) String() string { return o.text }
+
+// Set takes the value.
+func (o *once) Set(s string) error {
+	if o.given {
+		return fmt.Errorf("it is given already, with %q, and takes one value", o.text)
+	}
+	o.text, o.given = s, true
+	return nil
+}

@@ -47,7 +47,7 @@ var spoolCommands = []command{
 	{name: "ls", run: runSpoolLs},
 	{name: "show", run: runSpoolShow},
 	{name: "replay", signals: true, run: runSpoolReplay},
-	{name: "rm", run: runSpoolRm},
+	{name: "rm", signals: true, run: runSpoolRm},
 }
 
 func runSpool(p *program, args []string) int {
@@ -87,6 +87,23 @@ type access struct {
 	config  *config.Config   // with local
 	broken  bool             // config has faults, and its broker may not be the one that is meant
 	partial bool             // there is mail that nobody reaches; it was told
+	again   func(context.Context) (*access, error)
+}
+
+// asking has a question asked, and does not keep a daemon from starting meanwhile: then this leads to the daemon.
+func (a *access) asking(ctx context.Context, ask func() error) error {
+	if a.local == nil {
+		return ask()
+	}
+	a.close()
+	if err := ask(); err != nil {
+		return err
+	}
+	again, err := a.again(ctx)
+	if err == nil {
+		*a = *again
+	}
+	return err
 }
 
 // tell warns of mail that is not reached.
@@ -108,7 +125,7 @@ func (a *access) done(ids []string) int {
 // close gives the spool up.
 func (a *access) close() {
 	if a.local != nil {
-		_ = a.local.Close() // nothing is written that would be lost by it
+		_ = a.local.Close() // be it again; nothing is written that would be lost by it
 	}
 }
 
@@ -116,9 +133,9 @@ func (a *access) close() {
 func (f *flags) spool() (open func(context.Context) (*access, error)) {
 	path := f.configFile()
 	daemon := f.daemon(path)
-	return func(ctx context.Context) (*access, error) {
+	open = func(ctx context.Context) (*access, error) {
 		client := daemon()
-		status, err := client.Status(ctx)
+		status, err := ask(ctx, client)
 		if err == nil {
 			a := &access{keeper: client}
 			a.tell(f.p.stderr, gateway.Unreached(status.Spools))
@@ -141,10 +158,11 @@ func (f *flags) spool() (open func(context.Context) (*access, error)) {
 		if opened != nil {
 			return nil, fmt.Errorf("%w (and no daemon listens on %s, which would answer for it; --socket names another socket)", opened, client.Socket)
 		}
-		a := &access{keeper: local, local: local, config: c, broken: faults != nil && !said(c, faults, "amqp.urls")}
+		a := &access{keeper: local, local: local, config: c, again: open, broken: faults != nil && !said(c, faults, "amqp.urls")}
 		a.tell(f.p.stderr, local.Unreached())
 		return a, nil
 	}
+	return open
 }
 
 // said tells whether a configuration with faults says what key, like "spool.dir", is, and has no fault in that section: its default
@@ -182,25 +200,32 @@ func openSpool(c *config.Config) (*gateway.Spooled, error) {
 
 // selection is what the flags and operands of a command select of the spool.
 type selection struct {
-	f      *flags
-	to     string // the name of the flag that selects by recipient
-	all    *bool  // nil where there is no --all
-	values struct {
-		listener, exchange, from, to, older string
-		failed                              bool
-	}
+	f       *flags
+	all     *bool            // nil where there is no --all
+	filters map[string]*once // by the key of gateway.ParseFilter
+	failed  bool
 }
 
-// selection defines the flags that select mail. to is the name of the one for recipients.
-func (f *flags) selection(to string) *selection {
-	s := &selection{f: f, to: to}
-	v := &s.values
-	f.StringVar(&v.listener, "listener", "", "only mail that this listener took, by its `NAME`")
-	f.StringVar(&v.exchange, "exchange", "", "only mail for the exchange of this `NAME`; \"\" is the default exchange")
-	f.StringVar(&v.from, "from", "", "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"")
-	f.StringVar(&v.to, to, "", "only mail to a recipient of this `PATTERN`")
-	f.StringVar(&v.older, "older", "", "only mail that has waited for this `DURATION` or longer, like 30m or 48h")
-	f.BoolVar(&v.failed, "failed", false, "only mail that was tried again in vain")
+// selection defines the flags that select mail.
+func (f *flags) selection() *selection {
+	s := &selection{f: f, filters: map[string]*once{}}
+	for name, usage := range map[string]string{
+		"listener":  "only mail that this listener took, by its `NAME`",
+		"exchange":  "only mail for the exchange of this `NAME`; \"\" is the default exchange",
+		"from":      "only mail from senders of this `PATTERN`: an address, a domain, *@b.example, \"<>\"",
+		"recipient": "only mail to a recipient of this `PATTERN`",
+		"older":     "only mail that has waited for this `DURATION` or longer, like 30m, 48h or 7d",
+	} {
+		s.filters[name] = new(once)
+		f.Var(s.filters[name], name, usage)
+	}
+	f.BoolVar(&s.failed, "failed", false, "only mail that was tried again in vain, or waits as its destination takes none")
+	return s
+}
+
+// withTo defines --to as another name for --recipient, where it does not mean a destination.
+func (s *selection) withTo() *selection {
+	s.f.Var(s.filters["recipient"], "to", "the same as --recipient `PATTERN`")
 	return s
 }
 
@@ -213,19 +238,12 @@ func (s *selection) withAll() *selection {
 // filter is what was selected. Its error is for refuse.
 func (s *selection) filter(ids []string) (*gateway.Filter, error) {
 	v := url.Values{}
-	for name, value := range map[string]string{
-		"listener": s.values.listener, "exchange": s.values.exchange, "from": s.values.from, s.to: s.values.to, "older": s.values.older,
-	} {
-		if s.f.given(name) {
-			v.Set(name, value)
+	for name, value := range s.filters {
+		if value.given {
+			v.Set(name, value.text)
 		}
 	}
-	if v.Has(s.to) {
-		to := v.Get(s.to)
-		v.Del(s.to)
-		v.Set("recipient", to)
-	}
-	if s.values.failed {
+	if s.failed {
 		v.Set("failed", "true")
 	}
 	switch {

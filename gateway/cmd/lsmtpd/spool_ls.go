@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"lsmtpd/gateway"
@@ -18,7 +21,8 @@ hold of a mail in every respect.
 
 On a terminal an id is cut to its first eight digits, which every command takes
 in its place as long as they are one mail's. Elsewhere nothing is cut. TRIES are
-those that failed since the daemon started.
+those that failed since the daemon started; mail whose exchange is missing or
+refused is not tried at all before it is mended, which LAST ERROR then tells.
 
 flags:
 {flags}
@@ -35,7 +39,7 @@ examples:
 func runSpoolLs(p *program, args []string) int {
 	f := p.flags("spool ls", spoolLsHelp)
 	open := f.spool()
-	selected := f.selection("to")
+	selected := f.selection().withTo()
 	bad := f.Bool("bad", false, "list the files in bad/ instead, which could not be read")
 	asJSON := f.Bool("json", false, "print a JSON object for each, on one line")
 	limit := f.Int("limit", 0, "stop after this `NUMBER`")
@@ -85,10 +89,10 @@ type listing struct {
 
 // totals are what is told below a list.
 type totals struct {
-	mails, failed, nowhere int
-	octets                 int64
-	oldest                 time.Time
-	cut                    bool // there are more
+	mails, failed, waiting, nowhere int
+	octets                          int64
+	oldest                          time.Time
+	cut                             bool // there are more
 }
 
 // mail lists what filter means, as it comes: a million files are not held.
@@ -131,8 +135,11 @@ func (l *listing) mail(ctx context.Context, k keeper, filter *gateway.Filter) er
 func (s *totals) add(e *spool.Entry) {
 	s.mails++
 	s.octets += e.Size
-	if e.Attempts > 0 {
+	switch {
+	case e.Attempts > 0:
 		s.failed++
+	case e.Waits != "":
+		s.waiting++
 	}
 	if e.NoDestination {
 		s.nowhere++
@@ -154,6 +161,9 @@ func (s *totals) text(now time.Time, selected bool) string {
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d tried in vain", s.failed)
 	}
+	if s.waiting > 0 {
+		text += fmt.Sprintf(", %d as its destination takes none", s.waiting)
+	}
 	if s.nowhere > 0 {
 		text += fmt.Sprintf(", %d without a destination (lsmtpd spool replay --to EXCHANGE:KEY)", s.nowhere)
 	}
@@ -170,6 +180,7 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 		rows.columns, rows.below, rows.wrap = rows.columns[:2], []string{"REASON"}, true // all of it is wanted, be it long
 	}
 	n, more := 0, false
+	var dirs []string
 	for e, err := range k.Bad(ctx) {
 		if err != nil {
 			rows.flush()
@@ -179,7 +190,9 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 			more = true
 			break
 		}
-		n++
+		if n++; !slices.Contains(dirs, e.Dir) {
+			dirs = append(dirs, e.Dir)
+		}
 		if l.json {
 			_, err = l.out.Write(jsonLine(&e))
 		} else if cells := []string{e.Name, shortAge(l.now.Sub(e.MovedAt))}; l.width > 0 {
@@ -199,7 +212,10 @@ func (l *listing) bad(ctx context.Context, k keeper) error {
 	}
 	text := "No file was put aside."
 	if n > 0 {
-		text = count(n, "file") + " in bad/ below the spool directory, as they were found; lsmtpd never deletes them"
+		for i, dir := range dirs {
+			dirs[i] = printableLine(filepath.Join(dir, "bad"))
+		}
+		text = fmt.Sprintf("%s in %s, as they were found; lsmtpd never deletes them", count(n, "file"), strings.Join(dirs, " and "))
 	}
 	if more {
 		text += "; there are more"

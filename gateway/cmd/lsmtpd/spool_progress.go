@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"lsmtpd/gateway"
 )
 
 const (
@@ -61,6 +63,10 @@ func (p *progress) end() {
 func (s *summary) bar(width int) string {
 	done, total := s.done(), s.total
 	text := fmt.Sprintf("%d of %d  %s", done, total, s.counts("to go"))
+	if s.changed > 0 && done == s.results[gateway.Gone]+s.results[gateway.Failed] { // none is tried before all have it
+		done = min(done+s.changed, total)
+		text = fmt.Sprintf("%d of %d  have the new destination", done, total)
+	}
 	if width < barMeasure {
 		return text
 	}

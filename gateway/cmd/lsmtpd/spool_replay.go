@@ -19,8 +19,9 @@ may be cut to its first digits while they are one mail's; flags that select must
 all hold.
 
 The running daemon sends it. Where none runs, this command does, to the broker
-of the configuration. Ctrl-C lets what is under way come to its end; a second
-one does not, and may have mail sent twice, with the same message-id.
+of the configuration. Ctrl-C lets what is under way come to its end, and tells
+what became of all; a second one ends this command at once: without a daemon it
+may have mail sent twice, with the same message-id.
 
 With --to the mail goes elsewhere: EXCHANGE:KEY, or :QUEUE for the default
 exchange. The first colon is the one between them. From then on that is its
@@ -46,8 +47,9 @@ examples:
 func runSpoolReplay(p *program, args []string) int {
 	f := p.flags("spool replay", spoolReplayHelp)
 	open := f.spool()
-	selected := f.selection("recipient").withAll()
-	elsewhere := f.String("to", "", "send it to this `EXCHANGE:KEY` instead")
+	selected := f.selection().withAll()
+	var elsewhere once
+	f.Var(&elsewhere, "to", "send it to this `EXCHANGE:KEY` instead")
 	yes := f.Bool("yes", false, "do not ask before --to changes the destination of more than one mail")
 	operands, err := f.parse(args, len(args))
 	if err != nil {
@@ -58,8 +60,8 @@ func runSpoolReplay(p *program, args []string) int {
 		return f.refuse(err)
 	}
 	var to *gateway.Destination
-	if f.given("to") {
-		if to, err = parseDestination(*elsewhere); err != nil {
+	if elsewhere.given {
+		if to, err = parseDestination(elsewhere.text); err != nil {
 			return f.refuse(err)
 		}
 	}
@@ -125,8 +127,10 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return a.all(o.names)
 	}
-	if err := p.agreedTo(ctx, some, o); err != nil {
-		return err
+	if o.to != nil && !o.yes && len(some.ids) > 1 {
+		if err := a.asking(ctx, func() error { return p.agreedTo(ctx, some, o) }); err != nil {
+			return err
+		}
 	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)
@@ -149,8 +153,10 @@ func (p *program) replay(ctx context.Context, open func(context.Context) (*acces
 		fmt.Fprint(p.stdout, sum.text())
 	}
 	switch {
+	case errors.Is(err, context.Canceled) && sum.left() == 0:
+		return a.all(o.names) // it was done before it was stopped
 	case err != nil && ctx.Err() != nil && a.local == nil:
-		return errors.New("stopped, as asked; the daemon ends what it has begun, lsmtpd spool ls shows the rest")
+		return fmt.Errorf("stopped, as asked (%s in the spool, for the daemon to send when its turn comes)", remains(sum.left()))
 	case err != nil && ctx.Err() != nil:
 		return fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left()))
 	case err != nil:
@@ -169,26 +175,17 @@ func (a *access) all(ids []string) error {
 	return nil
 }
 
-// agreedTo asks where o changes the destination of more than one mail, and tells why it must not.
+// agreedTo asks whether the destination of some is to be changed, and tells why it must not.
 func (p *program) agreedTo(ctx context.Context, some *found, o *order) error {
-	if o.to == nil || o.yes || len(some.ids) == 1 {
-		return nil
-	}
 	if !isTerminal(p.stdin) {
 		return errNobodyToAsk
 	}
-	answer := make(chan bool, 1)
-	go func() {
-		answer <- p.agreed(some, fmt.Sprintf("Send %s (%s) to exchange %q with key %q, now and from now on?",
-			count(len(some.ids), "mail"), some.listeners(), o.to.Exchange, o.to.RoutingKey))
-	}()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case agreed := <-answer:
-		if agreed {
-			return nil
-		}
+	if p.agreed(ctx, some, fmt.Sprintf("Send %s (%s) to exchange %q with key %q, now and from now on?",
+		count(len(some.ids), "mail"), some.listeners(), o.to.Exchange, o.to.RoutingKey)) {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	fmt.Fprintln(p.stderr, "Nothing is changed.")
 	return errLeft

@@ -17,8 +17,9 @@ const spoolRmHelp = `usage: lsmtpd spool rm [FLAGS] ID...
 
 Removes mail for good, after it has shown what would go and was told yes. Mail
 that is just being published is awaited for up to 30 seconds: when it is not
-delivered, it goes too, and when that is undecided, it stays. An ID may be cut to its first digits while
-they are one mail's; flags that select must all hold.
+delivered, it goes too, and when that is undecided, it stays. An ID may be cut
+to its first digits while they are one mail's; flags that select must all hold.
+Ctrl-C removes no more, and tells how many are gone.
 
 What a client was told 250 for is lost by this: keep a copy of what you are not
 sure of, with "lsmtpd spool show --raw ID".
@@ -38,7 +39,7 @@ examples:
 func runSpoolRm(p *program, args []string) int {
 	f := p.flags("spool rm", spoolRmHelp)
 	open := f.spool()
-	selected := f.selection("to").withAll()
+	selected := f.selection().withTo().withAll()
 	yes := f.Bool("yes", false, "do not ask")
 	operands, err := f.parse(args, len(args))
 	if err != nil {
@@ -51,7 +52,9 @@ func runSpoolRm(p *program, args []string) int {
 	if !*yes && !isTerminal(p.stdin) {
 		return f.refuse(errors.New("there is no terminal to ask on: --yes removes without asking"))
 	}
-	ctx := context.Background() // a signal ends the program: a file is there or not
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go p.stopOnSignal(ctx, stop)
 	a, err := open(ctx)
 	if err != nil {
 		return f.unanswered(err)
@@ -65,9 +68,20 @@ func runSpoolRm(p *program, args []string) int {
 		fmt.Fprintln(p.stdout, "No mail in the spool is like that.")
 		return a.done(operands)
 	}
-	if !*yes && !p.agreed(some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
+	if !*yes {
+		err = a.asking(ctx, func() error {
+			if p.agreed(ctx, some, fmt.Sprintf("Remove %s, %s, for good?", count(len(some.ids), "mail"), sizeText(some.octets))) {
+				return nil
+			}
+			return errLeft
+		})
+	}
+	switch {
+	case errors.Is(err, errLeft):
 		fmt.Fprintln(p.stderr, "Nothing is removed.")
 		return exitFailed
+	case err != nil:
+		return f.unanswered(err)
 	}
 	sum := summary{total: len(some.ids)}
 	bar := newProgress(p.stderr, sum.bar)
@@ -78,7 +92,11 @@ func runSpoolRm(p *program, args []string) int {
 	})
 	bar.end()
 	fmt.Fprint(p.stdout, sum.text())
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled) && sum.left() == 0: // it was done before it was stopped
+	case err != nil && ctx.Err() != nil:
+		return f.failed(fmt.Errorf("stopped, as asked (%s in the spool)", remains(sum.left())))
+	case err != nil:
 		return f.failed(err)
 	}
 	if sum.left() > 0 {
@@ -87,8 +105,8 @@ func runSpoolRm(p *program, args []string) int {
 	return a.done(operands)
 }
 
-// agreed shows what a question is about, and asks it.
-func (p *program) agreed(some *found, question string) bool {
+// agreed shows what a question is about, and asks it. When ctx ends, the answer is no.
+func (p *program) agreed(ctx context.Context, some *found, question string) bool {
 	out := bufio.NewWriter(p.stderr)
 	rows, now := newMailTable(out, terminalWidth(p.stderr)), time.Now()
 	for i := range some.sample {
@@ -102,10 +120,16 @@ func (p *program) agreed(some *found, question string) bool {
 	if out.Flush() != nil {
 		return false
 	}
-	answer, err := bufio.NewReader(p.stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	agreed := make(chan bool, 1)
+	go func() { // it ends with the program
+		answer, err := bufio.NewReader(p.stdin).ReadString('\n')
+		answer = strings.ToLower(strings.TrimSpace(answer))
+		agreed <- (err == nil || errors.Is(err, io.EOF)) && (answer == "y" || answer == "yes")
+	}()
+	select {
+	case yes := <-agreed:
+		return yes
+	case <-ctx.Done():
 		return false
 	}
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
 }

@@ -120,6 +120,7 @@ func mailText(m *gateway.SpooledMail, now time.Time) string {
 	}
 	line("attempts", attempts)
 	line("last error", m.LastError)
+	line("waits", m.Waits)
 	b.WriteString("\n" + printable(strings.ReplaceAll(string(header(m.Content)), "\r\n", "\n")) + "\n")
 	return b.String()
 }

@@ -21,6 +21,7 @@ const (
 type summary struct {
 	total   int // mails it was to work on
 	results map[gateway.Result]int
+	changed int // mails that were given another destination, and have something to come
 	moved   int // mails that stay, and have the destination that they were given
 	reasons map[reason]*named
 }
@@ -40,6 +41,10 @@ type named struct {
 func (s *summary) add(o gateway.Outcome) {
 	if s.results == nil {
 		s.results, s.reasons = map[gateway.Result]int{}, map[reason]*named{}
+	}
+	if o.Result == gateway.Moved {
+		s.changed++
+		return
 	}
 	s.results[o.Result]++
 	if !stays(o.Result) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"lsmtpd/gateway/spool"
 
@@ -18,7 +17,6 @@ const (
 	laidOut     = 200 // rows that are seen before the widths of the columns are decided
 	wideEnough  = 120 // columns of a terminal from which on a mail fits on one line
 	unknownSize = 80  // columns of a terminal that does not tell
-	mostPadded  = 40  // columns of a text that what follows it is lined up behind, where there is no terminal
 	gap         = "  "
 )
 
@@ -91,15 +89,12 @@ func (t *table) layOut() {
 	room := t.width - len(gap)*(len(t.columns)-1)
 	var elastic []int
 	for i, c := range t.columns {
-		t.widths[i] = max(utf8.RuneCountInString(c.title), c.least)
+		t.widths[i] = max(displayWidth(c.title), c.least)
 		for _, r := range t.rows {
-			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(r.cells[i]))
+			t.widths[i] = max(t.widths[i], displayWidth(r.cells[i]))
 		}
 		if c.cut != nil {
 			elastic = append(elastic, i)
-		}
-		if c.cut != nil && t.width == 0 {
-			t.widths[i] = min(t.widths[i], mostPadded)
 		}
 		room -= t.widths[i]
 	}
@@ -132,7 +127,7 @@ func (t *table) print(r row) error {
 		if t.width > 0 && c.cut != nil {
 			cell = c.cut(cell, t.widths[i])
 		}
-		pad := strings.Repeat(" ", max(0, t.widths[i]-utf8.RuneCountInString(cell)))
+		pad := strings.Repeat(" ", max(0, t.widths[i]-displayWidth(cell)))
 		if c.right {
 			cell = pad + cell
 		} else {
@@ -158,18 +153,15 @@ func wrapped(text string, width int) string {
 	const indent = "  "
 	room := max(width-len(indent), 1)
 	var b strings.Builder
-	for rest := []rune(text); len(rest) > 0; {
-		n := min(room, len(rest))
-		if n < len(rest) {
-			for at := n; at > room/2; at-- {
-				if rest[at] == ' ' {
-					n = at
-					break
-				}
+	for text != "" {
+		n := max(fits(text, room), len(firstRune(text)))
+		if n < len(text) && text[n] != ' ' {
+			if at := strings.LastIndexByte(text[:n], ' '); at > n/2 {
+				n = at
 			}
 		}
-		b.WriteString(indent + strings.TrimSpace(string(rest[:n])) + "\n")
-		rest = []rune(strings.TrimLeft(string(rest[n:]), " "))
+		b.WriteString(indent + strings.TrimSpace(text[:n]) + "\n")
+		text = strings.TrimLeft(text[n:], " ")
 	}
 	return b.String()
 }
@@ -183,8 +175,8 @@ func below(texts []string, width int) string {
 		return indent + cutMiddle(first, room)
 	}
 	room -= len(gap)
-	first = cutMiddle(first, max(room/2, room-utf8.RuneCountInString(more)))
-	return indent + first + gap + cutEnd(more, room-utf8.RuneCountInString(first))
+	first = cutMiddle(first, max(room/2, room-displayWidth(more)))
+	return indent + first + gap + cutEnd(more, room-displayWidth(first))
 }
 
 // mailTable is the table of spooled mail: a line a mail where there is room, else two.
@@ -215,15 +207,26 @@ func (t *mailTable) add(e *spool.Entry, now time.Time) error {
 	if !t.whole {
 		id = id[:8]
 	}
-	cells := []string{
-		id, shortAge(now.Sub(e.SpooledAt)), sizeText(e.Size), fmt.Sprint(e.Attempts),
-		e.Listener, senderText(e.Sender), recipientsText(e.Recipients),
+	size, listener, sender, recipients := sizeText(e.Size), e.Listener, senderText(e.Sender), recipientsText(e.Recipients)
+	if e.NoHead {
+		size, listener = unknown, unknown
+	}
+	if e.NoEnvelope {
+		sender, recipients = unknown, unknown
+	}
+	cells := []string{id, shortAge(now.Sub(e.SpooledAt)), size, fmt.Sprint(e.Attempts), listener, sender, recipients}
+	why := e.LastError
+	if why == "" && e.Waits != "" {
+		why = "waits: " + e.Waits
 	}
 	if t.narrow {
-		return t.table.add(cells, destinationText(e), e.LastError)
+		return t.table.add(cells, destinationText(e), why)
 	}
-	return t.table.add(append(cells, destinationText(e), e.LastError))
+	return t.table.add(append(cells, destinationText(e), why))
 }
+
+// unknown stands for what cannot be read.
+const unknown = "?"
 
 // senderText is a sender for people.
 func senderText(sender string) string {
@@ -250,26 +253,27 @@ func destinationText(e *spool.Entry) string {
 	if e.NoDestination {
 		return "(no destination)"
 	}
+	if e.NoHead {
+		return unknown
+	}
 	return e.Exchange + ":" + e.RoutingKey
 }
 
 // cutEnd makes s fit into n columns by its end.
 func cutEnd(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
+	if displayWidth(s) <= n {
 		return s
 	}
-	return string([]rune(s)[:max(n-1, 0)]) + "…"
+	return s[:fits(s, n-1)] + "…"
 }
 
 // cutMiddle makes s fit into n columns and leaves both ends, of the last one more: an address ends with its domain.
 func cutMiddle(s string, n int) string {
-	runes := []rune(s)
-	if len(runes) <= n {
+	if displayWidth(s) <= n {
 		return s
 	}
 	tail := max(n-1, 0) * 3 / 5
-	head := max(n-1, 0) - tail
-	return string(runes[:head]) + "…" + string(runes[len(runes)-tail:])
+	return s[:fits(s, n-1-tail)] + "…" + s[len(s)-fitsBehind(s, tail):]
 }
 
 // shortAge is a duration in the largest unit that it fills.

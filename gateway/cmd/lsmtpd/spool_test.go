@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"iter"
@@ -89,6 +90,19 @@ func TestThe_table_of_spooled_mail_fits_the_terminal_and_shows_nothing_raw(t *te
 				t.Errorf("a terminal obeys %q", line)
 			}
 		}
+	}
+}
+
+func TestWhat_is_not_known_of_a_mail_is_a_question_mark(t *testing.T) {
+	var b bytes.Buffer
+	out := bufio.NewWriter(&b)
+	rows := newMailTable(out, 0)
+	e := spool.Entry{ID: fileID(1), SpooledAt: time.Now(), NoHead: true, NoEnvelope: true, LastError: "permission denied"}
+	if err := errors.Join(rows.add(&e, e.SpooledAt), rows.flush(), out.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, _ := strings.Cut(strings.TrimSpace(b.String()), "\n"); strings.Join(strings.Fields(got)[1:], " ") != "0s ? 0 ? ? ? ? permission denied" {
+		t.Error(got)
 	}
 }
 
@@ -218,6 +232,24 @@ func TestThe_bar_is_drawn_where_there_is_room(t *testing.T) {
 	}
 }
 
+func TestThe_bar_shows_how_many_have_the_new_destination_before_the_first_is_tried(t *testing.T) {
+	s := summary{total: 10}
+	for i := range 5 {
+		s.add(gateway.Outcome{ID: fileID(i), Result: gateway.Moved, Moved: true})
+	}
+	if got, want := s.bar(0), "5 of 10  have the new destination"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	s.add(gateway.Outcome{Result: gateway.Delivered})
+	if got, want := s.bar(0), "1 of 10  1 delivered, 9 to go"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	s.add(gateway.Outcome{Result: gateway.Untried, Moved: true})
+	if got, want := s.text(), "10 mails: 1 delivered, 9 not tried\n  1 mail stays in the spool with the new destination\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestProgress_stays_on_one_line_of_a_terminal_and_is_gone_at_the_end(t *testing.T) {
 	var b strings.Builder
 	p := newProgress(&b, func(int) string { return "half of what there is to be done is done" })
@@ -263,5 +295,40 @@ func TestThe_status_says_of_a_spool_that_was_moved_away_that_it_takes_no_mail(t 
 	got := spoolText(spool.Status{Dir: "/spool", Astray: "it is elsewhere"}, time.Now(), false)
 	if want := "/spool: 0 waiting\n        takes no mail: it is elsewhere"; got != want {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestA_question_does_not_keep_a_daemon_from_the_spool(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	open := func(context.Context) (*access, error) {
+		local, err := gateway.OpenSpooled(dir, 0)
+		return &access{keeper: local, local: local}, err
+	}
+	a, err := open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.again = open
+	err = a.asking(t.Context(), func() error {
+		daemon, err := gateway.OpenSpooled(dir, 0)
+		if err != nil {
+			return err
+		}
+		return daemon.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gateway.OpenSpooled(dir, 0); err == nil {
+		t.Error("after the answer the spool is not open")
+	}
+	a.close()
+}
+
+func TestA_daemon_that_does_not_answer_is_as_none(t *testing.T) {
+	var stderr bytes.Buffer
+	p := &program{stderr: &stderr}
+	if status := p.flags("spool ls", "").unanswered(errSilent); status != exitUsage || !strings.Contains(stderr.String(), "does not answer within 5s") {
+		t.Errorf("exit status %d: %s", status, stderr.String())
 	}
 }

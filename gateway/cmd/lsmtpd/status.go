@@ -35,9 +35,16 @@ example:
 `
 
 // statusPatience is how long a daemon may take to tell its status.
-const statusPatience = 10 * time.Second
+const statusPatience = 5 * time.Second
 
-var errSilent = errors.New("the daemon does not answer within 10s: is it stopped (SIGCONT lets it go on), or its machine overloaded?")
+var errSilent = errors.New("the daemon does not answer within 5s: is it stopped (SIGCONT lets it go on), or its machine overloaded?")
+
+// ask returns the status of a daemon that answers in time; who wants more of it asks for that first, for which no time is too long.
+func ask(ctx context.Context, client *admin.Client) (admin.Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusPatience, errSilent)
+	defer cancel()
+	return client.Status(ctx)
+}
 
 func runStatus(p *program, args []string) int {
 	f := p.flags("status", statusHelp)
@@ -48,12 +55,10 @@ func runStatus(p *program, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, statusPatience, errSilent)
-	defer cancel()
 	if *history {
 		return f.showHistory(ctx, client(), *asJSON)
 	}
-	s, err := client().Status(ctx)
+	s, err := ask(ctx, client())
 	if err != nil {
 		return f.unanswered(err)
 	}
@@ -66,6 +71,8 @@ func runStatus(p *program, args []string) int {
 }
 
 func (f *flags) showHistory(ctx context.Context, client *admin.Client, asJSON bool) int {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusPatience, errSilent)
+	defer cancel()
 	reports, err := client.History(ctx)
 	if err != nil {
 		return f.unanswered(err)
@@ -174,7 +181,7 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 		n    int
 		what string
 	}{{s.Retrying, "being retried"}, {s.Unreadable, "unreadable (lsmtpd spool ls --bad)"}, {s.NoDestination, "without a destination"},
-		{s.Ignored, "ignored (not the spool's by their names)"}} {
+		{s.Unremoved, "delivered that cannot be removed (tried again)"}, {s.Ignored, "ignored (not the spool's by their names)"}} {
 		if some.n > 0 {
 			text += fmt.Sprintf(", %d %s", some.n, some.what)
 		}

@@ -23,7 +23,11 @@ func (p *program) tailDaemon(t *tail, client *admin.Client) error {
 	defer stop()
 	go p.stopOnSignal(ctx, stop)
 	w, printed := bufio.NewWriter(p.stdout), 0
-	err := client.Tail(ctx, func() error {
+	_, err := ask(ctx, client)
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	err = client.Tail(ctx, func() error {
 		fmt.Fprintf(p.stderr, "Watching what the daemon on %s publishes. Ctrl-C ends it.\n", client.Socket)
 		return nil
 	}, func(c gateway.Copy) error {
