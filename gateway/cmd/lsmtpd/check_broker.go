@@ -221,21 +221,37 @@ func direct(binding, key string) bool {
 	return is && strings.HasSuffix(rest, parts[last])
 }
 
-// topic tells whether a topic exchange's pattern takes a key: * is a word, # any number of words. A word of the key
-// with routes.Unknown in it may be any words, one at least.
+// topic tells whether a topic exchange's pattern may take a key: * is a word, # any number of words. routes.Unknown in the key
+// stands for any octets, dots too, so that its word may be several.
 func topic(pattern, key []string) bool {
 	switch {
 	case len(pattern) == 0:
 		return len(key) == 0
-	case pattern[0] == "#":
-		return topic(pattern[1:], key) || len(key) > 0 && topic(pattern, key[1:])
-	case len(key) > 0 && strings.Contains(key[0], routes.Unknown):
-		return topic(pattern[1:], key[1:]) || topic(pattern[1:], key)
-	case len(key) == 0 || pattern[0] != "*" && pattern[0] != key[0]:
-		return false
+	case len(key) == 0:
+		return pattern[0] == "#" && topic(pattern[1:], key)
+	case pattern[0] == "#" && (topic(pattern[1:], key) || topic(pattern, key[1:])):
+		return true
+	case pattern[0] != "#" && word(pattern[0], key[0]) && topic(pattern[1:], key[1:]):
+		return true
 	}
-	return topic(pattern[1:], key[1:])
+	for i := range len(key[0]) {
+		if !strings.HasPrefix(key[0][i:], routes.Unknown) {
+			continue
+		}
+		// A dot in what is unknown makes two words of one.
+		first, rest := key[0][:i+1], slices.Concat([]string{key[0][i:]}, key[1:])
+		switch {
+		case pattern[0] == "#" && i > 0 && topic(pattern, rest):
+			return true
+		case pattern[0] != "#" && word(pattern[0], first) && topic(pattern[1:], rest):
+			return true
+		}
+	}
+	return false
 }
+
+// word tells whether a word of a topic exchange's pattern may take one of a key.
+func word(pattern, key string) bool { return pattern == "*" || direct(pattern, key) }
 
 // size finds out whether the broker takes what amqp.max_message_size says that it does.
 func (i *inspection) size() {

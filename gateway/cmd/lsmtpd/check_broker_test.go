@@ -106,6 +106,10 @@ func TestA_topology_routes_as_the_broker_would(t *testing.T) {
 		{"#", "", true}, {"#", "a.b", true}, {"a.*", "a.b", true}, {"a.*", "a", false}, {"a.*", "a.b.c", false}, {"a.#", "a", true},
 		{"a.#.d", "a.b.c.d", true}, {"*.b", "a.c", false}, {"a.b", "a.b", true}, {"a.b", "a", false}, {"*", "", true},
 		{"mail.#", "mail.\x00", true}, {"mail.*.x", "mail.\x00", true}, {"other.#", "mail.\x00", false}, {"a", "\x00.b", false},
+		{"mail-a", "mail-\x00", true}, {"post-a", "mail-\x00", false}, {"*.x", "mail-\x00", true}, {"post.x", "mail-\x00", false}, {"mail-a.x", "mail-\x00", true},
+		{"a.x-b", "a.\x00-b", true}, {"a.*.x-b", "a.\x00-b", true}, {"a.x", "a.\x00-b", false}, {"#.x-b", "mail-\x00-b", true}, {"#.x-c", "mail-\x00-b", false},
+		{"#.c", "a\x00.c", true}, {"#.post", "mail-\x00", true}, {"mail-1.2-x", "mail-\x00-\x00", true}, {"mail-1.2x", "mail-\x00-\x00", false}, {"mail.2", "mail-\x00-\x00", false},
+		{"*", "mail-\x00", true}, {"*.*", "a.\x00", true}, {"*.*", "\x00.a.b", false}, {"#", "\x00.a.b", true},
 	} {
 		topology := config.Topology{
 			Exchanges: []config.Exchange{{Name: "x", Type: "topic"}},
