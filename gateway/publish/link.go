@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -139,7 +138,7 @@ func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp
 // sameBroker tells whether a and b lead to the same connection.
 func sameBroker(a, b *config.AMQP) bool {
 	return slices.Equal(a.URLs, b.URLs) && a.Username == b.Username && a.Password == b.Password &&
-		a.Heartbeat == b.Heartbeat && reflect.DeepEqual(a.TLS, b.TLS)
+		a.Heartbeat == b.Heartbeat && a.TLS.Same(b.TLS)
 }
 
 // watch follows the connection until it closes.
