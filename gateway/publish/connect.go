@@ -39,11 +39,11 @@ func (p *Publisher) connect(ctx context.Context, c *config.AMQP, n *line) (*link
 	if n.lazy() {
 		t.first = int(p.answered.Load())
 	}
-	l, at, err := dialAny(ctx, c, t)
+	l, err := dialAny(ctx, c, t)
 	if err != nil {
 		return nil, err
 	}
-	p.answered.Store(int32(at))
+	p.answered.Store(int32(l.url))
 	return l, nil
 }
 
@@ -129,6 +129,9 @@ func (c *Change) Commit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config = c.config
+	if !c.keep {
+		clear(p.unreached) // they were other URLs
+	}
 	p.live.owed = !c.declared
 	for _, l := range p.lanes() {
 		l.queue.resize(c.config.Buffer)

@@ -23,7 +23,9 @@ const closePatience = 2 * time.Second
 
 // link is one connection to the broker.
 type link struct {
-	broker      string // host:port, for logs
+	broker      string      // host:port, for logs
+	url         int         // which of amqp.urls
+	passed      []Unreached // those that were tried before it
 	conn        *conn
 	tls         *secured // on conn; nil where there is none
 	amqp        *amqp.Connection

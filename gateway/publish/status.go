@@ -19,10 +19,11 @@ type Status struct {
 	Since       time.Time         `json:"since"`
 	Broker      string            `json:"broker,omitempty"` // host:port
 	Error       string            `json:"error,omitempty"`
-	Retry       *time.Time        `json:"retry,omitempty"` // the next attempt to connect
-	Queued      int               `json:"queued"`          // messages in the publish channel, or waiting for room in it
-	Unconfirmed int               `json:"unconfirmed"`     // messages published and not confirmed
-	Lanes       []LaneStatus      `json:"lanes"`           // live, then bulk; the figures above are of both
+	Retry       *time.Time        `json:"retry,omitempty"`       // the next attempt to connect
+	NotReached  []UnreachedStatus `json:"not_reached,omitempty"` // URLs whose last attempt was in vain, while another is in use
+	Queued      int               `json:"queued"`                // messages in the publish channel, or waiting for room in it
+	Unconfirmed int               `json:"unconfirmed"`           // messages published and not confirmed
+	Lanes       []LaneStatus      `json:"lanes"`                 // live, then bulk; the figures above are of both
 	Exchanges   map[string]string `json:"unusable_exchanges,omitempty"`
 	Unverified  []string          `json:"unverified_exchanges,omitempty"`
 	Breakers    []BreakerStatus   `json:"breakers,omitempty"` // destinations that do not confirm
@@ -49,9 +50,10 @@ func (p *Publisher) Status() Status {
 	s := Status{
 		State: live.State, Since: live.Since, Broker: live.Broker, Error: live.Error, Retry: live.Retry,
 		Queued: live.Queued + bulk.Queued, Unconfirmed: live.Unconfirmed + bulk.Unconfirmed,
-		Lanes:    []LaneStatus{live, bulk},
-		Breakers: p.breakers.status(),
-		Refused:  p.refusals.status(),
+		NotReached: p.notReached(),
+		Lanes:      []LaneStatus{live, bulk},
+		Breakers:   p.breakers.status(),
+		Refused:    p.refusals.status(),
 	}
 	s.Exchanges, s.Unverified = p.exchanges.unusable()
 	if l := p.live.current(); l != nil {

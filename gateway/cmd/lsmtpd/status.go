@@ -114,8 +114,11 @@ func of(limit int64) string {
 	return fmt.Sprintf(" of %d", limit)
 }
 
-// unusableText tells of lanes and destinations that are not as they should be.
+// unusableText tells of brokers, lanes and destinations that are not as they should be.
 func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
+	for _, u := range s.NotReached {
+		fmt.Fprintf(b, "        not reached when it was tried %s ago: %s\n", age(u.Tried, now), u.Error)
+	}
 	for _, l := range s.Lanes {
 		if l.Error != "" && l.Error != s.Error {
 			fmt.Fprintf(b, "        lane %s %s since %s: %s\n", l.Name, l.State, age(l.Since, now), l.Error)
