@@ -73,6 +73,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	p.retiring.Wait()
+	p.refusals.summarise()
 	return nil
 }
 

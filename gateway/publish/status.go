@@ -26,9 +26,10 @@ type Status struct {
 	Lanes       []LaneStatus      `json:"lanes"`                 // live, then bulk; the figures above are of both
 	Exchanges   map[string]string `json:"unusable_exchanges,omitempty"`
 	Unverified  []string          `json:"unverified_exchanges,omitempty"`
-	Breakers    []BreakerStatus   `json:"breakers,omitempty"` // destinations that do not confirm
-	Refused     []RefusalStatus   `json:"refused_destinations,omitempty"`
-	Topology    []string          `json:"topology_faults,omitempty"` // what the broker refused to declare
+	Breakers    []BreakerStatus   `json:"breakers,omitempty"`                  // destinations that do not confirm
+	Refused     []RefusalStatus   `json:"refused_destinations,omitempty"`      // ten of an exchange at most
+	RefusedMore map[string]int    `json:"refused_destinations_more,omitempty"` // by exchange, how many are not listed
+	Topology    []string          `json:"topology_faults,omitempty"`           // what the broker refused to declare
 }
 
 // LaneStatus is one of the two ways to the broker.
@@ -53,8 +54,8 @@ func (p *Publisher) Status() Status {
 		NotReached: p.notReached(),
 		Lanes:      []LaneStatus{live, bulk},
 		Breakers:   p.breakers.status(),
-		Refused:    p.refusals.status(),
 	}
+	s.Refused, s.RefusedMore = p.refusals.status()
 	s.Exchanges, s.Unverified = p.exchanges.unusable()
 	if l := p.live.current(); l != nil {
 		for _, fault := range l.topologyFaults() {

@@ -141,6 +141,9 @@ func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
 		fmt.Fprintf(b, "        exchange %q refuses key %q, its mail is not published: %s, next probe in %s\n",
 			d.Exchange, d.RoutingKey, d.Error, max(d.Probe.Sub(now), 0).Round(time.Second))
 	}
+	for _, exchange := range slices.Sorted(maps.Keys(s.RefusedMore)) {
+		fmt.Fprintf(b, "        exchange %q refuses %d more keys\n", exchange, s.RefusedMore[exchange])
+	}
 	for _, fault := range s.Topology {
 		fmt.Fprintf(b, "        topology not as configured: %s\n", fault)
 	}

@@ -25,7 +25,8 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
 			{Exchange: "x", RoutingKey: "secret.#", Error: "ACCESS_REFUSED - access to topic 'secret.#'", Probe: now.Add(5 * time.Second)},
 			{Exchange: "x", RoutingKey: "due", Error: "ACCESS_REFUSED", Probe: now.Add(-time.Second)},
 		},
-		Topology: []string{`declare queue "q": PRECONDITION_FAILED`},
+		RefusedMore: map[string]int{"x": 372},
+		Topology:    []string{`declare queue "q": PRECONDITION_FAILED`},
 	}, now)
 	want := `        not reached when it was tried 1h0m0s ago: broker a:5672 refuses the user or the password
         lane live: 2 queued, 3 unconfirmed (4096 octets)
@@ -36,6 +37,7 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
         exchange "x" with key "stuck" does not confirm, its mail is not published: next probe in 12s
         exchange "x" refuses key "secret.#", its mail is not published: ACCESS_REFUSED - access to topic 'secret.#', next probe in 5s
         exchange "x" refuses key "due", its mail is not published: ACCESS_REFUSED, next probe in 0s
+        exchange "x" refuses 372 more keys
         topology not as configured: declare queue "q": PRECONDITION_FAILED
 `
 	if got := b.String(); got != want {
