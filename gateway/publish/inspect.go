@@ -19,14 +19,17 @@ type Inspection struct {
 // When ctx ends, the connection is cut, as it is when the broker blocks it: it would answer nothing more.
 func Inspect(ctx context.Context, c *config.AMQP) (*Inspection, []Unreached) {
 	cut := func(l *link, _ string) { l.conn.Close() }
-	l, unreached := dialAll(ctx, c, to{name: "lsmtpd check", notify: cut})
+	limited, cancel := share(ctx, 2) // the rest of the time is for the questions
+	defer cancel()
+	l, unreached := dialAll(limited, c, to{name: "lsmtpd check", notify: cut})
 	if l == nil {
 		return nil, unreached
 	}
 	return &Inspection{l.broker, l.url, scratch{link: l}, context.AfterFunc(ctx, func() { l.conn.Close() })}, unreached
 }
 
-// Blocked tells why the broker takes no mail now: nil where it does, as far as it was told. It answers no question after Writable or Takes.
+// Blocked tells why the broker takes no mail now: nil where it does, as far as it was told. Then it answers nothing more. It is
+// told only after Writable or Takes.
 func (i *Inspection) Blocked() error { return i.scratch.link.refusing() }
 
 // Exchange returns nil where the exchange exists; otherwise the broker's refusal.
