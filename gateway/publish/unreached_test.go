@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -20,6 +21,10 @@ func TestAURLThatIsPassedOverIsToldOnceUntilItsReasonChangesOrItAnswers(t *testi
 	change, err := p.Prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	nobody, refuses := "broker "+gone.Addr()+" is not there: connection refused", "broker "+locked.Addr()+" refuses the user or the password"
+	if got, want := fmt.Sprint(change.Verify(nil)), fmt.Sprintf("[%s (another one of amqp.urls answers) %s (another one of amqp.urls answers)]", nobody, refuses); got != want {
+		t.Errorf("the report has %s, want %s", got, want)
 	}
 	change.Commit()
 	runUntilEnd(t, p)
@@ -49,7 +54,6 @@ func TestAURLThatIsPassedOverIsToldOnceUntilItsReasonChangesOrItAnswers(t *testi
 		}
 		until(t, faultPatience, func() bool { return strings.Count(log.String(), "broker connected") > n && p.Available() })
 	}
-	nobody, refuses := "broker "+gone.Addr()+" is not there: connection refused", "broker "+locked.Addr()+" refuses the user or the password"
 	told(1, 1, nobody, refuses)
 	again()
 	told(1, 1, nobody, refuses)
