@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/internal/certs"
 )
 
 func TestOnly_a_reload_that_is_applied_declares_and_reports_what_the_broker_refuses(t *testing.T) {
@@ -61,6 +64,45 @@ func TestA_broker_that_does_not_answer_what_is_declared_holds_up_a_reload_for_a_
 	want := []string{"the topology is not declared yet", `exchange "x" is not verified yet`}
 	if !slices.Equal(applied.Warnings, want) {
 		t.Errorf("warnings %q, want %q", applied.Warnings, want)
+	}
+}
+
+func TestA_certificate_for_the_broker_that_is_replaced_in_its_file_is_tried_before_it_is_in_force(t *testing.T) {
+	ours, others := certs.NewAuthority(t), certs.NewAuthority(t)
+	double := amqptest.StartTLS(t, ours.Server(t, tls.RequireAndVerifyClientCert, "127.0.0.1"))
+	h := newHouse(t, entry("a", port(t)))
+	ca, own := filepath.Join(h.dir, "ca.pem"), filepath.Join(h.dir, "own")
+	config := strings.Replace(h.config(entry("a", port(t))), "amqp: {urls: ["+quote(nowhere)+"]}",
+		"amqp: {urls: ["+quote(double.URL())+"], tls: {ca_file: "+ca+", cert_file: "+own+".pem, key_file: "+own+".key}}", 1)
+	certs.Write(t, ca, ours.PEM)
+	ours.Issue(t, 1, "gateway").Write(t, own)
+	h.must(h.apply(config))
+	first := double.Attempts()
+
+	rejected := func(why string) {
+		t.Helper()
+		if _, err := h.apply(config); err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "the connection in use stays") {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	others.Issue(t, 2, "gateway").Write(t, own)
+	rejected("refuses our certificate")
+	ours.Issue(t, 3, "gateway").Write(t, own)
+	certs.Write(t, ca, others.PEM)
+	rejected("shows a certificate that is not trusted")
+	if s := h.Status().Broker; s.State != "connected" || s.Broker != double.Addr() {
+		t.Errorf("the broker is %s: %s", s.State, s.Error)
+	}
+
+	certs.Write(t, ca, ours.PEM)
+	before := double.Attempts()
+	h.must(h.apply(config))
+	if n := double.Attempts() - before; n != 1 || before != first+2 {
+		t.Errorf("%d connections with what is good, %d tried before", n, before-first)
+	}
+	h.must(h.apply(config))
+	if n := double.Attempts() - before; n != 1 {
+		t.Errorf("%d connections though nothing has changed since", n-1)
 	}
 }
 

@@ -39,11 +39,11 @@ func (p *Publisher) connect(ctx context.Context, c *config.AMQP, n *line) (*link
 	if n.lazy() {
 		t.first = int(p.answered.Load())
 	}
-	l, at, err := dialAny(ctx, c, t)
+	l, err := dialAny(ctx, c, t)
 	if err != nil {
 		return nil, err
 	}
-	p.answered.Store(int32(at))
+	p.answered.Store(int32(l.url))
 	return l, nil
 }
 
@@ -94,22 +94,28 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	return change, nil
 }
 
-// Verify declares the topology and asks the broker for the exchanges that mail will go to. It comes right before Commit, when nothing can fail any more: until then nothing at the broker has changed. It waits a
-// second at most. It returns what the operator should know: what was refused, and which exchanges are not verified yet; their mail
-// goes by the second connection until they are. Without it each exchange is verified when its first mail comes.
-func (c *Change) Verify(exchanges []string) []error {
+// Verify declares the topology and asks the broker for the exchanges that mail will go to. It comes right before Commit, when nothing
+// can fail any more: until then nothing at the broker has changed. It waits a second at most. It returns what the operator should know:
+// which URLs were passed over, what was refused, and which exchanges are not verified yet; their mail goes by the second connection until
+// they are. Without it each exchange is verified when its first mail comes.
+func (c *Change) Verify(exchanges []string) (problems []error) {
 	p := c.publisher
 	c.verified, c.exchanges = true, exchanges
 	l := c.link
 	if c.keep {
 		l = p.live.current()
 	}
+	if c.link != nil {
+		for _, u := range c.link.passed {
+			problems = append(problems, fmt.Errorf("%w (another one of amqp.urls answers)", u.Err))
+		}
+	}
 	if l == nil || l.broken() || l.refusing() != nil {
-		return nil // they are verified when it takes mail
+		return problems // the exchanges are verified when it takes mail
 	}
 	c.declared = true
 	c.answers = p.survey(l, c.config.Topology, p.exchanges.questions(append([]string{}, exchanges...)))
-	problems := l.topologyFaults()
+	problems = append(problems, l.topologyFaults()...)
 	for _, name := range exchanges {
 		a, answered := c.answers[name]
 		refusal, refused := errors.AsType[*amqp.Error](a.err)
@@ -129,6 +135,9 @@ func (c *Change) Commit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.config = c.config
+	if !c.keep {
+		clear(p.unreached) // they were other URLs
+	}
 	p.live.owed = !c.declared
 	for _, l := range p.lanes() {
 		l.queue.resize(c.config.Buffer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"lsmtpd/routes/config"
@@ -14,7 +15,7 @@ import (
 // Dial connects once to the first broker of c that answers, for a command: name is what the broker's operators see of it. The end of
 // ctx cuts the attempt, not the connection. No error carries a secret.
 func Dial(ctx context.Context, c *config.AMQP, name string) (conn *amqp.Connection, broker string, err error) {
-	l, _, err := dialAny(ctx, c, to{name: name})
+	l, err := dialAny(ctx, c, to{name: name})
 	if err != nil {
 		return nil, "", err
 	}
@@ -28,27 +29,60 @@ type to struct {
 	notify func(*link, string) // told when the broker blocks and unblocks; nil where nobody is
 }
 
-// dialAny dials each URL of c once, in turn, and tells which one answered. What ctx leaves of the time is shared evenly among those
-// that are left, so that a silent one does not use up the time of the others. Its error tells of all.
-func dialAny(ctx context.Context, c *config.AMQP, t to) (l *link, at int, err error) {
+// Unreached is a URL of amqp.urls that led to no broker.
+type Unreached struct {
+	URL int // its place in the list, from 0
+	Err error
+}
+
+// dialAny dials each URL of c once, in turn, until one answers. What ctx leaves of the time is shared evenly among those that are
+// left, so that a silent one does not use up the time of the others. Its error tells of all.
+func dialAny(ctx context.Context, c *config.AMQP, t to) (*link, error) {
 	if len(c.URLs) == 0 {
-		return nil, 0, errors.New("amqp.urls names no broker")
+		return nil, errors.New("amqp.urls names no broker")
 	}
-	var errs brokerErrors
+	var passed []Unreached
 	for i := range c.URLs {
-		at = (t.first + i) % len(c.URLs)
+		at := (t.first + i) % len(c.URLs)
 		limited, cancel := share(ctx, len(c.URLs)-i)
-		l, err = dial(limited, c, c.URLs[at], t)
+		l, err := dial(limited, c, c.URLs[at], t)
 		cancel()
 		if err == nil {
-			return l, at, nil
+			l.url, l.passed = at, passed
+			return l, nil
 		}
-		errs = append(errs, err)
+		passed = append(passed, Unreached{at, err})
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, 0, errs
+	errs := make(brokerErrors, len(passed))
+	for i := range passed {
+		errs[i] = passed[i].Err
+	}
+	return nil, errs
+}
+
+// dialAll dials all URLs of c at once. It returns the link of the first that answers, in their order, nil where none does, and those
+// that do not.
+func dialAll(ctx context.Context, c *config.AMQP, t to) (first *link, unreached []Unreached) {
+	links, errs := make([]*link, len(c.URLs)), make([]error, len(c.URLs))
+	var dialing sync.WaitGroup
+	for i, url := range c.URLs {
+		dialing.Go(func() { links[i], errs[i] = dial(ctx, c, url, t) })
+	}
+	dialing.Wait()
+	for i, l := range links {
+		switch {
+		case errs[i] != nil:
+			unreached = append(unreached, Unreached{i, errs[i]})
+		case first == nil:
+			first, l.url = l, i
+		default:
+			l.close()
+		}
+	}
+	return first, unreached
 }
 
 // share bounds ctx to one of n equal parts of the time that it leaves.

@@ -56,11 +56,11 @@ func (e *exchanges) ask(name string) (verified bool, err error) {
 		return verified || name == "" && err == nil, err
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.known[name] == nil && len(e.known) < maxLearned {
 		e.known[name] = &exchange{}
+		e.look()
 	}
-	e.mu.Unlock()
-	e.look()
 	return false, nil
 }
 

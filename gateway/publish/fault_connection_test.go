@@ -324,3 +324,26 @@ func TestWhatIsGivenUpBeforeItsConnectionIsThereIsNotPublishedAfterwards(t *test
 		t.Errorf("%d queued, %d unconfirmed", s.Queued, s.Unconfirmed)
 	}
 }
+
+func TestABrokerThatWorkedAndThenBreaksItsFramesIsNotTakenForAnotherService(t *testing.T) {
+	leavesNothing(t)
+	b := amqptest.Start(t)
+	var log syncBuffer
+	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	change, err := p.Prepare(t.Context(), settings(b.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Commit()
+	runUntilEnd(t, p)
+	verify(t, p, "x")
+	b.Script((*amqptest.Publish).Garbage)
+	w := submit(t.Context(), p, delivery("x", "k"))
+	arrived(t, b, w)
+	b.Script((*amqptest.Publish).Ack)
+	w.want(t, InDoubt, Confirmed)
+	untilConfirmed(t, p, w.Delivery)
+	if told := log.String(); !strings.Contains(told, "sent what is not AMQP 0-9-1") || strings.Contains(told, "is that its port") {
+		t.Errorf("logged\n%s", told)
+	}
+}

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"fmt"
+	"log/slog"
 	"regexp"
 	"strings"
 	"testing"
@@ -204,6 +205,44 @@ func TestSendersAreWatchedForAWhileAndMakeRoomForOthers(t *testing.T) {
 		s.beware(more)
 		if s.wary(one) || !s.wary(more) || len(s.senders) != 1 {
 			t.Errorf("later %d are watched, the first %v, the last %v", len(s.senders), s.wary(one), s.wary(more))
+		}
+	})
+}
+
+func TestKeysThatSendersChooseDoNotFloodTheLogNorTheStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log syncBuffer
+		s := newRefusals(slog.New(slog.NewTextHandler(&log, nil)))
+		refuse := func(exchange string, n int) {
+			for i := range n {
+				s.refused(destination{exchange, fmt.Sprintf("key%03d", i)}, &amqp.Error{Code: amqp.AccessRefused, Reason: "ACCESS_REFUSED"})
+			}
+		}
+		lines := func(part string) int { return strings.Count(log.String(), part) }
+		refuse("loud", 300)
+		refuse("quiet", 3)
+		if loud, quiet := lines("exchange=loud"), lines("exchange=quiet"); loud != toldPerMinute || quiet != 3 {
+			t.Errorf("%d and %d lines", loud, quiet)
+		}
+		time.Sleep(time.Minute + 1) // the bubble's
+		synctest.Wait()
+		if lines(`not logged one by one" exchange=loud count=295`) != 1 || lines("not logged one by one") != 1 {
+			t.Errorf("no count of the rest in\n%s", log.String())
+		}
+		some, more := s.status()
+		if len(some) != 13 || some[0].RoutingKey != "key000" || some[9].RoutingKey != "key009" || some[10].Exchange != "quiet" || len(more) != 1 || more["loud"] != 290 {
+			t.Errorf("status lists %d, and %v more", len(some), more)
+		}
+		for i := range 300 {
+			s.answered(destination{"loud", fmt.Sprintf("key%03d", i)})
+		}
+		if n := lines("destination taken again"); n != toldPerMinute {
+			t.Errorf("%d lines of those that are taken again", n)
+		}
+		refuse("loud", 7)
+		s.summarise() // the end of the publisher
+		if lines("count=2\n") != 1 || s.minute != nil {
+			t.Errorf("the last count is missing in\n%s", log.String())
 		}
 	})
 }

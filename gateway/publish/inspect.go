@@ -10,27 +10,34 @@ import (
 // goroutine.
 type Inspection struct {
 	Broker  string // host:port
+	URL     int    // its place in amqp.urls, from 0
 	scratch scratch
 	unbind  func() bool
 }
 
-// Inspect connects to the first broker of c that answers. When ctx ends, the connection is cut.
-func Inspect(ctx context.Context, c *config.AMQP) (*Inspection, error) {
-	l, _, err := dialAny(ctx, c, to{name: "lsmtpd check"})
-	if err != nil {
-		return nil, err
+// Inspect connects to every URL of c at once. The Inspection is of the first that answers, nil where none does; the others are told of.
+// When ctx ends, the connection is cut, as it is when the broker blocks it: it would answer nothing more.
+func Inspect(ctx context.Context, c *config.AMQP) (*Inspection, []Unreached) {
+	cut := func(l *link, _ string) { l.conn.Close() }
+	limited, cancel := share(ctx, 2) // the rest of the time is for the questions
+	defer cancel()
+	l, unreached := dialAll(limited, c, to{name: "lsmtpd check", notify: cut})
+	if l == nil {
+		return nil, unreached
 	}
-	return &Inspection{l.broker, scratch{link: l}, context.AfterFunc(ctx, func() { l.conn.Close() })}, nil
+	return &Inspection{l.broker, l.url, scratch{link: l}, context.AfterFunc(ctx, func() { l.conn.Close() })}, unreached
 }
 
-// Exchange returns nil where mail could be published to the exchange; otherwise the broker's refusal. The exchange is asked for by a
-// publish that the broker refuses in any case, and logs.
-func (i *Inspection) Exchange(name string) error {
-	if err := i.scratch.ask(question{exchange: name}); err != nil {
-		return err
-	}
-	return i.scratch.writable(name)
-}
+// Blocked tells why the broker takes no mail now: nil where it does, as far as it was told. Then it answers nothing more. It is
+// told only after Writable or Takes.
+func (i *Inspection) Blocked() error { return i.scratch.link.refusing() }
+
+// Exchange returns nil where the exchange exists; otherwise the broker's refusal.
+func (i *Inspection) Exchange(name string) error { return i.scratch.ask(question{exchange: name}) }
+
+// Writable returns nil where mail could be published to the exchange; otherwise the broker's refusal. It is asked for by a publish that
+// the broker refuses in any case, and logs.
+func (i *Inspection) Writable(name string) error { return i.scratch.writable(name) }
 
 // Queue returns nil where the queue exists; otherwise the broker's refusal.
 func (i *Inspection) Queue(name string) error {

@@ -283,6 +283,7 @@ func (n *line) adopt(l *link, c *config.AMQP, old *link) {
 func (n *line) use(l *link) {
 	n.link, n.told = l, map[string]bool{}
 	p := n.publisher
+	p.passOver(l)
 	if !n.lazy() {
 		p.exchanges.renew(l.answers)
 		p.breakers.forget()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,7 +23,9 @@ const closePatience = 2 * time.Second
 
 // link is one connection to the broker.
 type link struct {
-	broker      string // host:port, for logs
+	broker      string      // host:port, for logs
+	url         int         // which of amqp.urls
+	passed      []Unreached // those that were tried before it
 	conn        *conn
 	tls         *secured // on conn; nil where there is none
 	amqp        *amqp.Connection
@@ -139,7 +140,7 @@ func (l *link) settings(ctx context.Context, c *config.AMQP, uri amqp.URI) (amqp
 // sameBroker tells whether a and b lead to the same connection.
 func sameBroker(a, b *config.AMQP) bool {
 	return slices.Equal(a.URLs, b.URLs) && a.Username == b.Username && a.Password == b.Password &&
-		a.Heartbeat == b.Heartbeat && reflect.DeepEqual(a.TLS, b.TLS)
+		a.Heartbeat == b.Heartbeat && a.TLS.Same(b.TLS)
 }
 
 // watch follows the connection until it closes.

@@ -25,13 +25,17 @@ type Publisher struct {
 	table     atomic.Int64 // octets of a header table, see MaxTable
 
 	// guarded by mu, as the state of the lines
-	mu     sync.Mutex
-	config *config.AMQP
+	mu        sync.Mutex
+	config    *config.AMQP
+	unreached map[int]UnreachedStatus // by their places in config.URLs
 }
 
 // New returns a Publisher that has no broker yet.
 func New(log *slog.Logger) *Publisher {
-	p := &Publisher{log: log, exchanges: newExchanges(log), breakers: newBreakers(log), refusals: newRefusals(log)}
+	p := &Publisher{
+		log: log, exchanges: newExchanges(log), breakers: newBreakers(log), refusals: newRefusals(log),
+		unreached: map[int]UnreachedStatus{},
+	}
 	p.live, p.bulk = newLane(p, "live"), newLane(p, "bulk")
 	p.bulk.whenWanted()
 	p.table.Store(mail.MaxTable)
@@ -69,6 +73,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	p.retiring.Wait()
+	p.refusals.summarise()
 	return nil
 }
 

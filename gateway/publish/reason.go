@@ -93,6 +93,9 @@ func explain(err error, on wire) (reason string, there bool) {
 	case onWire == nil && byName && (told.Code == amqp.FrameError || told.Code == amqp.SyntaxError),
 		onWire == nil && (errors.Is(err, net.ErrClosed) || errors.Is(err, amqp.ErrClosed)), // the library hung up, and we wrote
 		errors.Is(err, amqp.ErrSyntax), errors.Is(err, amqp.ErrFrame), errors.Is(err, amqp.ErrUnexpectedFrame):
+		if on.waited == 0 {
+			return "sent what is not AMQP 0-9-1, and was hung up on", true
+		}
 		return "does not speak AMQP 0-9-1: is that its port, without TLS?", true
 	case errors.Is(onWire, io.EOF), errors.Is(err, io.EOF), hungUp(onWire):
 		return "closed the connection", false

@@ -1,9 +1,11 @@
 package publish
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +24,8 @@ type refusals struct {
 	// guarded by mu
 	mu      sync.Mutex
 	at      map[destination]*refusal
+	told    map[string]int       // lines of this minute, and what would have been more, by exchange
+	minute  *time.Timer          // ends it; nil before the first of its refusals
 	senders map[sender]time.Time // whose mail had a destination refused, until when they are watched
 }
 
@@ -31,13 +35,14 @@ type sender struct{ listener, exchange string }
 
 type refusal struct {
 	err   error
+	told  bool // in the log
 	since time.Time
 	pause time.Duration
 	probe time.Time // the next one's
 }
 
 func newRefusals(log *slog.Logger) *refusals {
-	return &refusals{log: log, at: map[destination]*refusal{}, senders: map[sender]time.Time{}}
+	return &refusals{log: log, at: map[destination]*refusal{}, told: map[string]int{}, senders: map[sender]time.Time{}}
 }
 
 // fault tells why nothing is published to d: nil where it is. probe tells that this message is to find out.
@@ -82,11 +87,13 @@ func (s *refusals) refused(d destination, reason *amqp.Error) {
 		if len(s.at) >= maxRefusals {
 			s.forgetOldest()
 		}
-		r = &refusal{since: now}
+		r = &refusal{since: now, told: s.admit(d.exchange)}
 		s.at[d] = r
 		s.count()
-		s.log.Warn("destination refused: its mail is not published until a probe is taken",
-			"exchange", d.exchange, "routing_key", d.key, "error", reason.Reason)
+		if r.told {
+			s.log.Warn("destination refused: its mail is not published until a probe is taken",
+				"exchange", d.exchange, "routing_key", d.key, "error", reason.Reason)
+		}
 	}
 	r.err = fmt.Errorf("exchange %q, routing key %q: %s", d.exchange, d.key, reason.Reason)
 	r.pause = min(max(2*r.pause, probeSoonest), probeLatest)
@@ -102,6 +109,35 @@ func (s *refusals) probeNow(d destination) {
 	defer s.mu.Unlock()
 	if r := s.at[d]; r != nil {
 		r.probe = time.Time{}
+	}
+}
+
+// toldPerMinute is how many refused keys of one exchange are logged a minute, where senders may choose ever new ones. The rest is
+// counted, and the count logged.
+const toldPerMinute = 5
+
+// admit tells whether one more refusal may be logged now. The caller holds mu.
+func (s *refusals) admit(exchange string) bool {
+	if s.minute == nil {
+		s.minute = time.AfterFunc(time.Minute, s.summarise)
+	}
+	s.told[exchange]++
+	return s.told[exchange] <= toldPerMinute
+}
+
+// summarise ends a minute of the log, early where nobody is to refuse more.
+func (s *refusals) summarise() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, exchange := range slices.Sorted(maps.Keys(s.told)) {
+		if more := s.told[exchange] - toldPerMinute; more > 0 {
+			s.log.Warn("more destinations refused, not logged one by one", "exchange", exchange, "count", more)
+		}
+	}
+	clear(s.told)
+	if s.minute != nil {
+		s.minute.Stop()
+		s.minute = nil
 	}
 }
 
@@ -123,11 +159,15 @@ func (s *refusals) answered(d destination) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.at[d] == nil {
+	r := s.at[d]
+	if r == nil {
 		return
 	}
 	delete(s.at, d)
 	s.count()
+	if !r.told {
+		return
+	}
 	s.log.Info("destination taken again", "exchange", d.exchange, "routing_key", d.key)
 }
 
@@ -182,15 +222,28 @@ type RefusalStatus struct {
 	Probe      time.Time `json:"next_probe"`
 }
 
-func (s *refusals) status() []RefusalStatus {
+// listedKeys is how many refused keys of one exchange a status lists.
+const listedKeys = 10
+
+// status returns some of the destinations, sorted, and how many more each exchange has.
+func (s *refusals) status() (some []RefusalStatus, more map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []RefusalStatus
-	for d, r := range s.at {
-		if len(all) == maxListed {
-			break
-		}
-		all = append(all, RefusalStatus{d.exchange, d.key, r.err.Error(), r.probe})
+	byName := func(a, b destination) int {
+		return cmp.Or(cmp.Compare(a.exchange, b.exchange), cmp.Compare(a.key, b.key))
 	}
-	return all
+	more = map[string]int{}
+	listed := 0
+	for _, d := range slices.SortedFunc(maps.Keys(s.at), byName) {
+		if len(some) == 0 || some[len(some)-1].Exchange != d.exchange {
+			listed = 0
+		}
+		if listed == listedKeys || len(some) == maxListed {
+			more[d.exchange]++
+			continue
+		}
+		listed++
+		some = append(some, RefusalStatus{d.exchange, d.key, s.at[d].err.Error(), s.at[d].probe})
+	}
+	return some, more
 }

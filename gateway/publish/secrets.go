@@ -40,7 +40,8 @@ func password(c *config.AMQP) string {
 	return cmp.Or(string(bytes.TrimSuffix(bytes.TrimSuffix(now, []byte("\n")), []byte("\r"))), c.Password)
 }
 
-// clientTLS is for a connection to the broker, made of what the files hold now; c may be nil. The errors name the key.
+// clientTLS is for a connection to the broker, made of what the files hold now, and where they hold nothing good, of what they did
+// when the configuration was read; c may be nil. The errors name the key.
 func clientTLS(c *config.AMQPTLS) (*tls.Config, error) {
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c == nil {
@@ -48,21 +49,34 @@ func clientTLS(c *config.AMQPTLS) (*tls.Config, error) {
 	}
 	settings.ServerName = c.ServerName
 	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("amqp.tls.ca_file: %w", err)
+		var err error
+		if settings.RootCAs, err = authorities(c.CAFile); err != nil && c.CAs == nil {
+			return nil, fmt.Errorf("amqp.tls.ca_file %w", err)
 		}
-		settings.RootCAs = x509.NewCertPool()
-		if !settings.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("amqp.tls.ca_file holds no certificate in PEM form")
-		}
+		settings.RootCAs = cmp.Or(settings.RootCAs, c.CAs)
 	}
 	if c.CertFile != "" {
 		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
+		switch {
+		case err != nil && c.Pair.Certificate == nil:
 			return nil, fmt.Errorf("amqp.tls.cert_file: %w", err)
+		case err != nil:
+			pair = c.Pair // a file may be replaced right now, and the other not yet
 		}
 		settings.Certificates = []tls.Certificate{pair}
 	}
 	return settings, nil
+}
+
+// authorities are what a file holds.
+func authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("holds no certificate in PEM form")
+	}
+	return pool, nil
 }

@@ -128,6 +128,22 @@ func TestAPasswordThatIsReplacedInItsFileIsUsedAtTheNextConnection(t *testing.T)
 	}
 }
 
+func TestCertificatesWhoseFilesGoBadAreWhatTheyWereWhenTheConfigurationWasRead(t *testing.T) {
+	a := newAuthority(t)
+	broker := a.broker(tls.RequireAndVerifyClientCert)
+	c := settings(broker.URL())
+	c.TLS = a.client("gateway")
+	var err error
+	if c.TLS.Pair, err = tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile); err != nil {
+		t.Fatal(err)
+	}
+	c.TLS.CAs = a.Pool()
+	p := start(t, c, "x")
+	certs.Write(t, c.TLS.CAFile, nil)
+	certs.Write(t, c.TLS.KeyFile, a.Issue(t, 3, "gateway").Key) // and not yet its certificate
+	must(t, p, large("x", "by the second connection"), Confirmed)
+}
+
 func TestAnotherPasswordIsAnotherConnection(t *testing.T) {
 	broker := amqptest.Start(t)
 	broker.Require(amqptest.Login{User: "mailer", Password: "old"})

@@ -19,15 +19,17 @@ type Status struct {
 	Since       time.Time         `json:"since"`
 	Broker      string            `json:"broker,omitempty"` // host:port
 	Error       string            `json:"error,omitempty"`
-	Retry       *time.Time        `json:"retry,omitempty"` // the next attempt to connect
-	Queued      int               `json:"queued"`          // messages in the publish channel, or waiting for room in it
-	Unconfirmed int               `json:"unconfirmed"`     // messages published and not confirmed
-	Lanes       []LaneStatus      `json:"lanes"`           // live, then bulk; the figures above are of both
+	Retry       *time.Time        `json:"retry,omitempty"`       // the next attempt to connect
+	NotReached  []UnreachedStatus `json:"not_reached,omitempty"` // URLs whose last attempt was in vain, while another is in use
+	Queued      int               `json:"queued"`                // messages in the publish channel, or waiting for room in it
+	Unconfirmed int               `json:"unconfirmed"`           // messages published and not confirmed
+	Lanes       []LaneStatus      `json:"lanes"`                 // live, then bulk; the figures above are of both
 	Exchanges   map[string]string `json:"unusable_exchanges,omitempty"`
 	Unverified  []string          `json:"unverified_exchanges,omitempty"`
-	Breakers    []BreakerStatus   `json:"breakers,omitempty"` // destinations that do not confirm
-	Refused     []RefusalStatus   `json:"refused_destinations,omitempty"`
-	Topology    []string          `json:"topology_faults,omitempty"` // what the broker refused to declare
+	Breakers    []BreakerStatus   `json:"breakers,omitempty"`                  // destinations that do not confirm
+	Refused     []RefusalStatus   `json:"refused_destinations,omitempty"`      // ten of an exchange at most
+	RefusedMore map[string]int    `json:"refused_destinations_more,omitempty"` // by exchange, how many are not listed
+	Topology    []string          `json:"topology_faults,omitempty"`           // what the broker refused to declare
 }
 
 // LaneStatus is one of the two ways to the broker.
@@ -49,10 +51,11 @@ func (p *Publisher) Status() Status {
 	s := Status{
 		State: live.State, Since: live.Since, Broker: live.Broker, Error: live.Error, Retry: live.Retry,
 		Queued: live.Queued + bulk.Queued, Unconfirmed: live.Unconfirmed + bulk.Unconfirmed,
-		Lanes:    []LaneStatus{live, bulk},
-		Breakers: p.breakers.status(),
-		Refused:  p.refusals.status(),
+		NotReached: p.notReached(),
+		Lanes:      []LaneStatus{live, bulk},
+		Breakers:   p.breakers.status(),
 	}
+	s.Refused, s.RefusedMore = p.refusals.status()
 	s.Exchanges, s.Unverified = p.exchanges.unusable()
 	if l := p.live.current(); l != nil {
 		for _, fault := range l.topologyFaults() {

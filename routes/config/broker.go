@@ -137,13 +137,27 @@ func (a *AMQP) check(d *decoder, n *yaml.Node, key string) {
 	a.Password = string(secret)
 }
 
-// check tells files that do not go together.
+// check loads the certificates, and tells files that do not go together.
 func (t *AMQPTLS) check(d *decoder, n *yaml.Node, key string) {
 	d.checkHalves(n, key)
-	d.checkPair(n, key, t.CertFile, t.KeyFile)
+	t.Pair, _ = d.checkPair(n, key, t.CertFile, t.KeyFile)
 	if t.CAFile != "" {
-		d.checkAuthorities(n, key+".ca_file", t.CAFile)
+		t.CAs = d.checkAuthorities(n, key+".ca_file", t.CAFile)
 	}
+}
+
+// Same tells whether the broker sees the same of t and o, and is trusted the same: what their files held counts, too. Both may be nil.
+func (t *AMQPTLS) Same(o *AMQPTLS) bool {
+	if t == nil || o == nil {
+		return t == o
+	}
+	return t.CAFile == o.CAFile && t.CertFile == o.CertFile && t.KeyFile == o.KeyFile && t.ServerName == o.ServerName &&
+		t.CAs.Equal(o.CAs) && sameCertificate(&t.Pair, &o.Pair)
+}
+
+// sameCertificate compares what is shown of two pairs; there is only one key to each.
+func sameCertificate(a, b *tls.Certificate) bool {
+	return slices.EqualFunc(a.Certificate, b.Certificate, bytes.Equal)
 }
 
 // checkHalves tells a certificate without its key, and a key without its certificate.

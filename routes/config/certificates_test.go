@@ -131,3 +131,44 @@ listeners[several].tls.certificates[1].cert_file lsmtpd.yaml:3:104 session: seri
 		t.Errorf("got\n%swant%s", got, want)
 	}
 }
+
+func TestDiff_tells_of_what_the_connection_to_the_broker_shows_and_trusts(t *testing.T) {
+	put := func(name string, serial int64) {
+		cert, key := certificate(t, serial, name)
+		for suffix, content := range map[string]string{".pem": cert, ".key": key} {
+			if err := os.WriteFile(name+suffix, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(t, map[string]string{"lsmtpd.yaml": "amqp: {tls: {ca_file: ca.pem, cert_file: a.pem, key_file: a.key}}\n" + smallest})
+	load := func() *Config {
+		c, err := Read("lsmtpd.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	put("a", 10)
+	put("ca", 11)
+	old := load()
+	if again := load(); len(Diff(old, again)) != 0 || !old.AMQP.TLS.Same(again.AMQP.TLS) {
+		t.Errorf("nothing changed, and it tells\n%s", lines(Diff(old, again)))
+	}
+	put("a", 255)
+	now := load()
+	const certificate = "amqp.tls.cert_file lsmtpd.yaml:1:42 live: serial a, valid until 2040-01-01 -> serial ff, valid until 2040-01-01\n"
+	if got := lines(Diff(old, now)); got != certificate || old.AMQP.TLS.Same(now.AMQP.TLS) {
+		t.Errorf("got\n%swant\n%s", got, certificate)
+	}
+	old = now
+	put("ca", 12)
+	now = load()
+	if got, want := lines(Diff(old, now)), "amqp.tls.ca_file lsmtpd.yaml:1:23 live: ca.pem -> ca.pem\n"; got != want || old.AMQP.TLS.Same(now.AMQP.TLS) {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	var none *AMQPTLS
+	if !none.Same(nil) || none.Same(now.AMQP.TLS) || now.AMQP.TLS.Same(nil) {
+		t.Error("no TLS is taken for some")
+	}
+}

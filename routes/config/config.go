@@ -2,7 +2,11 @@
 // at once with its place and its remedy. It does not know what a route matches nor what a socket is.
 package config
 
-import "time"
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"time"
+)
 
 // The tags of the fields below are the one description of the file; the decoder, its defaults, Diff and the documentation are
 // made from them:
@@ -78,6 +82,10 @@ type AMQPTLS struct {
 	CertFile   string `yaml:"cert_file" is:"path" effect:"live" doc:"client certificate"`
 	KeyFile    string `yaml:"key_file" is:"path" effect:"live" doc:"key of the client certificate"`
 	ServerName string `yaml:"server_name" is:"hostname" effect:"live" doc:"name in the broker's certificate; default: the URL's"`
+
+	// What the files held.
+	CAs  *x509.CertPool  // nil: the system's
+	Pair tls.Certificate // without certificates where there is none
 }
 
 // Topology is declared when the broker connects.

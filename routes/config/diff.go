@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"fmt"
@@ -36,6 +35,9 @@ func Diff(old, new *Config) []Change {
 	d.group(root, reflect.ValueOf(old).Elem(), reflect.ValueOf(new).Elem())
 	if old.AMQP.PasswordFile == new.AMQP.PasswordFile && old.AMQP.Password != new.AMQP.Password {
 		d.add(Change{Key: "amqp.password_file", Place: new.At("amqp.password_file"), Old: masked, New: masked, Effect: "live"})
+	}
+	if old.AMQP.TLS != nil && new.AMQP.TLS != nil {
+		d.brokerCertificates(old.AMQP.TLS, new.AMQP.TLS)
 	}
 	before := make(map[string]*Listener, len(old.Listeners))
 	for i := range old.Listeners {
@@ -122,13 +124,26 @@ func (d *differ) certificates(old, new *TLS) {
 			if new.CertFile == "" {
 				key = "tls.certificates[" + strconv.Itoa(i) + "].cert_file"
 			}
-			if a, b := &old.Pairs[i], &new.Pairs[i]; !slices.EqualFunc(a.Certificate, b.Certificate, bytes.Equal) {
+			if a, b := &old.Pairs[i], &new.Pairs[i]; !sameCertificate(a, b) {
 				add(key, showCertificate(a), showCertificate(b))
 			}
 		}
 	}
 	if old.ClientCAFile == new.ClientCAFile && !old.ClientCAs.Equal(new.ClientCAs) {
 		add("tls.client_ca_file", old.ClientCAFile, new.ClientCAFile)
+	}
+}
+
+// brokerCertificates compares what files of the same names held for the connection to the broker.
+func (d *differ) brokerCertificates(old, new *AMQPTLS) {
+	add := func(key, a, b string) {
+		d.add(Change{Key: key, Place: d.at(key), Old: a, New: b, Effect: "live"})
+	}
+	if old.CAFile == new.CAFile && !old.CAs.Equal(new.CAs) {
+		add("amqp.tls.ca_file", old.CAFile, new.CAFile)
+	}
+	if old.CertFile == new.CertFile && !sameCertificate(&old.Pair, &new.Pair) {
+		add("amqp.tls.cert_file", showCertificate(&old.Pair), showCertificate(&new.Pair))
 	}
 }
 

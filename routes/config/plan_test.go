@@ -45,7 +45,7 @@ func TestEvery_key_says_when_a_change_is_in_force_and_what_it_is(t *testing.T) {
 
 // TestEvery_field_of_the_configuration_is_a_key finds a field that the decoder cannot see.
 func TestEvery_field_of_the_configuration_is_a_key(t *testing.T) {
-	found := []string{"Path", "Sources", "Digest", "Warnings", "marks", "files", "SocketIsDefault", "Password", "Place", "Key", "Octets", "Percent", "Destination", "Pairs", "ClientCAs"}
+	found := []string{"Path", "Sources", "Digest", "Warnings", "marks", "files", "SocketIsDefault", "Password", "Place", "Key", "Octets", "Percent", "Destination", "Pairs", "ClientCAs", "CAs", "Pair"}
 	for _, s := range []any{
 		Config{}, Log{}, Admin{}, AMQP{}, AMQPTLS{}, Topology{}, Exchange{}, Queue{}, Binding{}, Spool{}, Limits{}, Listener{},
 		Destination{}, Route{}, Match{}, Rate{}, TLS{}, KeyPair{}, Auth{}, User{},

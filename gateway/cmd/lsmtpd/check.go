@@ -16,10 +16,12 @@ Reads the configuration and every file it names, as "run" does, and tells each
 fault with its file, line and column. It starts nothing and changes nothing; to
 see whether the spool directory takes files, it makes one there and removes it.
 
-With --broker it asks the broker, too: whether each exchange is there and may be
-written to, which queues take the mail as far as that can be known, and whether
-the broker takes messages of amqp.max_message_size. Nothing is declared, and no
-message is routed; the broker's log has a line of error for each question.
+With --broker it tries every URL of amqp.urls, and warns of those that lead to
+no broker while another does. It asks the first that answers whether each
+exchange is there and may be written to, which queues take the mail as far as
+that can be known, and whether it takes messages of amqp.max_message_size.
+Nothing is declared, and no message is routed; the broker's log has a line of
+error for each question.
 
 flags:
 {flags}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,28 +29,41 @@ const (
 // inspection is what check --broker found.
 type inspection struct {
 	table    *routes.Table
+	ways     []routes.Way
 	broker   *publish.Inspection
-	asked    map[string]error // exchanges
+	asked    map[string]error // exchanges: nil where mail can be published
+	queues   map[string]error
+	unasked  int // exchanges that a broker was not asked to write to, because it takes no mail now
 	faults   config.Faults
 	warnings config.Faults
 	lines    []string // a row for each way that mail can go
 }
 
+// errUnasked is what is known of an exchange that is there, and whose broker takes no mail now.
+var errUnasked = errors.New("not asked whether it may be written to")
+
 // checkBroker asks the broker about every way that mail of table can go, prints them, and tells whether all is well.
 func (p *program) checkBroker(table *routes.Table) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	broker, err := publish.Inspect(ctx, &table.Config.AMQP)
-	if err != nil {
-		return false, err
+	broker, unreached := publish.Inspect(ctx, &table.Config.AMQP)
+	i := &inspection{table: table, ways: table.Ways(), broker: broker, asked: map[string]error{}, queues: map[string]error{}}
+	for _, u := range unreached {
+		i.unreached(u)
+	}
+	if broker == nil {
+		i.tell(p)
+		return false, nil
 	}
 	defer broker.Close()
-	i := &inspection{table: table, broker: broker, asked: map[string]error{}}
-	for _, w := range table.Ways() {
+	i.existence()
+	i.topology()
+	i.writing() // a broker with an alarm answers nothing more after the first publish
+	i.size()
+	i.blocked()
+	for _, w := range i.ways {
 		i.way(&w)
 	}
-	i.topology()
-	i.size()
 	i.limits()
 	if ctx.Err() != nil {
 		return false, fmt.Errorf("broker %s did not answer within %s", broker.Broker, checkTimeout)
@@ -60,29 +75,93 @@ func (p *program) checkBroker(table *routes.Table) (bool, error) {
 		fmt.Fprintln(w, line)
 	}
 	_ = w.Flush()
+	i.tell(p)
+	return len(i.faults) == 0, nil
+}
+
+// tell prints what is wrong, or odd.
+func (i *inspection) tell(p *program) {
 	for _, f := range i.warnings {
 		fmt.Fprintln(p.stderr, "warning: "+printableLine(f.String()))
 	}
 	for _, f := range i.faults {
 		fmt.Fprintln(p.stderr, printableLine(f.String()))
 	}
-	return len(i.faults) == 0, nil
 }
 
-// way asks for one way.
+// unreached tells of a URL that leads to no broker. As long as another one does, mail goes there.
+func (i *inspection) unreached(u publish.Unreached) {
+	f := i.urlFault(u.URL, u.Err.Error())
+	if i.broker == nil {
+		i.faults = append(i.faults, f)
+		return
+	}
+	i.warnings = append(i.warnings, f)
+}
+
+// urlFault is about one of amqp.urls.
+func (i *inspection) urlFault(url int, message string) config.Fault {
+	return i.table.Config.Fault("amqp.urls["+strconv.Itoa(url)+"]", message)
+}
+
+// existence asks for every exchange, and every queue that the default one leads to.
+func (i *inspection) existence() {
+	for _, w := range i.ways {
+		if w.Exchange == nil {
+			continue
+		}
+		if _, known := i.asked[*w.Exchange]; !known {
+			i.asked[*w.Exchange] = i.broker.Exchange(*w.Exchange)
+		}
+		if *w.Exchange != "" || w.Key == nil {
+			continue
+		}
+		if _, known := i.queues[*w.Key]; !known {
+			i.queues[*w.Key] = i.broker.Queue(*w.Key)
+		}
+	}
+}
+
+// writing asks whether each exchange that is there may be written to.
+func (i *inspection) writing() {
+	for _, name := range slices.Sorted(maps.Keys(i.asked)) {
+		if i.asked[name] != nil {
+			continue
+		}
+		err := i.broker.Writable(name)
+		if i.broker.Blocked() != nil {
+			err = errUnasked
+			i.unasked++
+		}
+		i.asked[name] = err
+	}
+}
+
+// blocked tells what the broker was not asked because it takes no mail now.
+func (i *inspection) blocked() {
+	err := i.broker.Blocked()
+	if err == nil {
+		return
+	}
+	unasked := "what it takes of amqp.max_message_size"
+	if i.unasked > 0 {
+		unasked = "whether " + count(i.unasked, "exchange") + " may be written to, nor " + unasked
+	}
+	i.faults = append(i.faults, i.urlFault(i.broker.URL, err.Error()+": it was not asked "+unasked))
+}
+
+// way makes the row of one way.
 func (i *inspection) way(w *routes.Way) {
 	result := "known only by its mail"
 	if w.Exchange != nil {
-		err, known := i.asked[*w.Exchange]
-		if !known {
-			err = i.broker.Exchange(*w.Exchange)
-			i.asked[*w.Exchange] = err
-		}
-		if err == nil && *w.Exchange == "" && w.Key != nil {
-			err = i.broker.Queue(*w.Key)
+		err := i.asked[*w.Exchange]
+		if *w.Exchange == "" && w.Key != nil && (err == nil || err == errUnasked) {
+			err = cmp.Or(i.queues[*w.Key], err)
 		}
 		result = i.result(w)
 		switch {
+		case err == errUnasked:
+			result = strings.Replace(result, "ok", "there, but "+errUnasked.Error(), 1)
 		case err != nil && i.declares(w, err):
 			result = strings.Replace(result, "ok", "declared by amqp.topology when lsmtpd starts", 1)
 		case err != nil:
@@ -221,21 +300,37 @@ func direct(binding, key string) bool {
 	return is && strings.HasSuffix(rest, parts[last])
 }
 
-// topic tells whether a topic exchange's pattern takes a key: * is a word, # any number of words. A word of the key
-// with routes.Unknown in it may be any words, one at least.
+// topic tells whether a topic exchange's pattern may take a key: * is a word, # any number of words. routes.Unknown in the key
+// stands for any octets, dots too, so that its word may be several.
 func topic(pattern, key []string) bool {
 	switch {
 	case len(pattern) == 0:
 		return len(key) == 0
-	case pattern[0] == "#":
-		return topic(pattern[1:], key) || len(key) > 0 && topic(pattern, key[1:])
-	case len(key) > 0 && strings.Contains(key[0], routes.Unknown):
-		return topic(pattern[1:], key[1:]) || topic(pattern[1:], key)
-	case len(key) == 0 || pattern[0] != "*" && pattern[0] != key[0]:
-		return false
+	case len(key) == 0:
+		return pattern[0] == "#" && topic(pattern[1:], key)
+	case pattern[0] == "#" && (topic(pattern[1:], key) || topic(pattern, key[1:])):
+		return true
+	case pattern[0] != "#" && word(pattern[0], key[0]) && topic(pattern[1:], key[1:]):
+		return true
 	}
-	return topic(pattern[1:], key[1:])
+	for i := range len(key[0]) {
+		if !strings.HasPrefix(key[0][i:], routes.Unknown) {
+			continue
+		}
+		// A dot in what is unknown makes two words of one.
+		first, rest := key[0][:i+1], slices.Concat([]string{key[0][i:]}, key[1:])
+		switch {
+		case pattern[0] == "#" && i > 0 && topic(pattern, rest):
+			return true
+		case pattern[0] != "#" && word(pattern[0], first) && topic(pattern[1:], rest):
+			return true
+		}
+	}
+	return false
 }
+
+// word tells whether a word of a topic exchange's pattern may take one of a key.
+func word(pattern, key string) bool { return pattern == "*" || direct(pattern, key) }
 
 // size finds out whether the broker takes what amqp.max_message_size says that it does.
 func (i *inspection) size() {
@@ -247,7 +342,7 @@ func (i *inspection) size() {
 		if err != nil {
 			continue
 		}
-		if err := i.broker.Takes(exchange, most); err != nil {
+		if err := i.broker.Takes(exchange, most); err != nil && i.broker.Blocked() == nil {
 			i.faults = append(i.faults, i.table.Config.Fault("amqp.max_message_size", answer(err)))
 		}
 		return

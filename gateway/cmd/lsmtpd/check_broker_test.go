@@ -98,6 +98,82 @@ func TestCheck_tells_of_a_broker_that_is_not_there_or_takes_less_than_the_file_s
 	}
 }
 
+func TestCheck_tries_every_URL_and_warns_of_those_that_lead_nowhere_while_another_answers(t *testing.T) {
+	broker, patient := amqptest.Start(t), amqptest.Start(t)
+	patient.Freeze() // until all have come
+	broker.Require(amqptest.Login{User: "guest", Password: "s3cret"})
+	good := strings.Replace(broker.URL(), ":guest@", ":s3cret@", 1)
+	file := func(urls ...string) string {
+		return fmt.Sprintf("amqp:\n  connect_timeout: 20s\n  urls:\n  - %s\nspool: {dir: spool}\nlisteners: [{name: a, address: 127.0.0.1:2525, exchange: x}]\n",
+			strings.Join(urls, "\n  - "))
+	}
+	urls := []string{broker.URL(), good, "amqp://127.0.0.1:1/"}
+	for range 20 {
+		urls = append(urls, patient.URL())
+	}
+	urls = append(urls, good)
+	come := make(chan struct{})
+	go func() {
+		patient.Await("all are tried at once", func() bool { return patient.Attempts() == 20 })
+		patient.Thaw()
+		close(come)
+	}()
+	status, stdout, stderr := check(t, file(urls...))
+	<-come
+	for _, want := range []string{
+		"warning: lsmtpd.yaml:4:5: amqp.urls[0]: broker " + broker.Addr() + " refuses the user or the password\n",
+		"warning: lsmtpd.yaml:6:5: amqp.urls[2]: broker 127.0.0.1:1 is not there: connection refused\n",
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	if status != exitDone || strings.Contains(stderr, "s3cret") || strings.Count(stderr, "amqp.urls[") != 2 || t.Failed() {
+		t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
+	}
+
+	status, _, stderr = check(t, file(broker.URL(), "amqp://127.0.0.1:1/"))
+	want := "lsmtpd.yaml:4:5: amqp.urls[0]: broker " + broker.Addr() + " refuses the user or the password\n" +
+		"lsmtpd.yaml:5:5: amqp.urls[1]: broker 127.0.0.1:1 is not there: connection refused\n"
+	if status != exitFailed || !strings.HasSuffix("\n"+stderr, "\n"+want) {
+		t.Errorf("exit status %d\n%swant\n%s", status, stderr, want)
+	}
+}
+
+func TestCheck_tells_at_once_of_a_broker_that_takes_no_mail_now_and_what_it_answered(t *testing.T) {
+	node := rabbit.New(t, rabbit.Options{})
+	inbox := rabbit.Queue(t, node.URL())
+	if err := node.Alarm(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	double := amqptest.Start(t)
+	double.Exchange("gone", amqptest.Missing)
+	double.Block("low on memory")
+	for name, url := range map[string]string{"the double": double.URL(), "RabbitMQ": node.URL()} {
+		t.Run(name, func(t *testing.T) {
+			status, stdout, stderr := check(t, fmt.Sprintf(`amqp: {urls: [%q]}
+spool: {dir: spool}
+listeners:
+- {name: a, address: 127.0.0.1:2525, exchange: amq.topic, routing_key: k, routes: [{match: {user: u}, exchange: gone}, {match: {user: v}, exchange: "", routing_key: %q}]}
+`, url, inbox.Name))
+			for _, want := range []string{
+				`"amq.topic" "k" there, but not asked whether it may be written to, its bindings are not in amqp.topology`,
+				`#1 "gone" "k" NOT_FOUND - no exchange 'gone' in vhost '/'`,
+				`#2 "" "` + inbox.Name + `" there, but not asked whether it may be written to, its queue is there`,
+			} {
+				if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+					t.Errorf("not told: %s", want)
+				}
+			}
+			want := "lsmtpd.yaml:1:15: amqp.urls[0]: broker " + strings.TrimSuffix(strings.TrimPrefix(url, "amqp://guest:guest@"), "/") +
+				" blocked: low on memory: it was not asked whether 2 exchanges may be written to, nor what it takes of amqp.max_message_size\n"
+			if status != exitFailed || !strings.Contains(stderr, want) || t.Failed() {
+				t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
+			}
+		})
+	}
+}
+
 func TestA_topology_routes_as_the_broker_would(t *testing.T) {
 	for _, c := range []struct {
 		pattern, key string
@@ -106,6 +182,10 @@ func TestA_topology_routes_as_the_broker_would(t *testing.T) {
 		{"#", "", true}, {"#", "a.b", true}, {"a.*", "a.b", true}, {"a.*", "a", false}, {"a.*", "a.b.c", false}, {"a.#", "a", true},
 		{"a.#.d", "a.b.c.d", true}, {"*.b", "a.c", false}, {"a.b", "a.b", true}, {"a.b", "a", false}, {"*", "", true},
 		{"mail.#", "mail.\x00", true}, {"mail.*.x", "mail.\x00", true}, {"other.#", "mail.\x00", false}, {"a", "\x00.b", false},
+		{"mail-a", "mail-\x00", true}, {"post-a", "mail-\x00", false}, {"*.x", "mail-\x00", true}, {"post.x", "mail-\x00", false}, {"mail-a.x", "mail-\x00", true},
+		{"a.x-b", "a.\x00-b", true}, {"a.*.x-b", "a.\x00-b", true}, {"a.x", "a.\x00-b", false}, {"#.x-b", "mail-\x00-b", true}, {"#.x-c", "mail-\x00-b", false},
+		{"#.c", "a\x00.c", true}, {"#.post", "mail-\x00", true}, {"mail-1.2-x", "mail-\x00-\x00", true}, {"mail-1.2x", "mail-\x00-\x00", false}, {"mail.2", "mail-\x00-\x00", false},
+		{"*", "mail-\x00", true}, {"*.*", "a.\x00", true}, {"*.*", "\x00.a.b", false}, {"#", "\x00.a.b", true},
 	} {
 		topology := config.Topology{
 			Exchanges: []config.Exchange{{Name: "x", Type: "topic"}},

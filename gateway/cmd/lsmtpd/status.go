@@ -121,8 +121,11 @@ func of(limit int64) string {
 	return fmt.Sprintf(" of %d", limit)
 }
 
-// unusableText tells of lanes and destinations that are not as they should be.
+// unusableText tells of brokers, lanes and destinations that are not as they should be.
 func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
+	for _, u := range s.NotReached {
+		fmt.Fprintf(b, "        not reached when it was tried %s ago: %s\n", age(u.Tried, now), u.Error)
+	}
 	for _, l := range s.Lanes {
 		if l.Error != "" && l.Error != s.Error {
 			fmt.Fprintf(b, "        lane %s %s since %s: %s\n", l.Name, l.State, age(l.Since, now), l.Error)
@@ -144,6 +147,9 @@ func unusableText(b *strings.Builder, s publish.Status, now time.Time) {
 	for _, d := range s.Refused {
 		fmt.Fprintf(b, "        exchange %q refuses key %q, its mail is not published: %s, next probe in %s\n",
 			d.Exchange, d.RoutingKey, d.Error, max(d.Probe.Sub(now), 0).Round(time.Second))
+	}
+	for _, exchange := range slices.Sorted(maps.Keys(s.RefusedMore)) {
+		fmt.Fprintf(b, "        exchange %q refuses %d more keys\n", exchange, s.RefusedMore[exchange])
 	}
 	for _, fault := range s.Topology {
 		fmt.Fprintf(b, "        topology not as configured: %s\n", fault)

@@ -17,6 +17,7 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
 			{Name: "live", State: publish.Connected, Queued: 2, Unconfirmed: 3, Octets: 4096},
 			{Name: "bulk", State: publish.Retrying, Since: now.Add(-time.Minute), Error: "broker b:5672 is not there: connection refused"},
 		},
+		NotReached: []publish.UnreachedStatus{{Error: "broker a:5672 refuses the user or the password", Tried: now.Add(-time.Hour)}},
 		Exchanges:  map[string]string{"z": `exchange "z": NOT_FOUND`, "a": `exchange "a": ACCESS_REFUSED`},
 		Unverified: []string{"new"},
 		Breakers:   []publish.BreakerStatus{{Exchange: "x", RoutingKey: "stuck", Probe: now.Add(12400 * time.Millisecond)}},
@@ -24,9 +25,11 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
 			{Exchange: "x", RoutingKey: "secret.#", Error: "ACCESS_REFUSED - access to topic 'secret.#'", Probe: now.Add(5 * time.Second)},
 			{Exchange: "x", RoutingKey: "due", Error: "ACCESS_REFUSED", Probe: now.Add(-time.Second)},
 		},
-		Topology: []string{`declare queue "q": PRECONDITION_FAILED`},
+		RefusedMore: map[string]int{"x": 372},
+		Topology:    []string{`declare queue "q": PRECONDITION_FAILED`},
 	}, now)
-	want := `        lane live: 2 queued, 3 unconfirmed (4096 octets)
+	want := `        not reached when it was tried 1h0m0s ago: broker a:5672 refuses the user or the password
+        lane live: 2 queued, 3 unconfirmed (4096 octets)
         lane bulk retrying since 1m0s: broker b:5672 is not there: connection refused
         exchange "a" is unusable, its mail is not published: exchange "a": ACCESS_REFUSED
         exchange "z" is unusable, its mail is not published: exchange "z": NOT_FOUND
@@ -34,6 +37,7 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
         exchange "x" with key "stuck" does not confirm, its mail is not published: next probe in 12s
         exchange "x" refuses key "secret.#", its mail is not published: ACCESS_REFUSED - access to topic 'secret.#', next probe in 5s
         exchange "x" refuses key "due", its mail is not published: ACCESS_REFUSED, next probe in 0s
+        exchange "x" refuses 372 more keys
         topology not as configured: declare queue "q": PRECONDITION_FAILED
 `
 	if got := b.String(); got != want {

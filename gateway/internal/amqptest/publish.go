@@ -62,3 +62,6 @@ func (p *Publish) HalfAck() {
 	ack := appendFrame(nil, frameMethod, p.channel.id, newCall(basicAck).longlong(p.Tag).octet(0))
 	p.channel.conn.lastWords(ack[:len(ack)/2])
 }
+
+// Garbage writes what is no frame, and nothing more on that connection, which stays open.
+func (p *Publish) Garbage() { p.channel.conn.lastWords([]byte("220 mx.example.org ESMTP\r\n")) }
