@@ -131,7 +131,8 @@ func encodeLarge(f file, d *mail.Delivery, head, buf []byte) error {
 	if err := d.WriteJSON(p, buf); err != nil {
 		return err
 	}
-	_, err := f.WriteAt(hex.AppendEncode(buf, sum.Sum(nil)), int64(checksumAt(head)))
+	end := append(hex.AppendEncode(buf, sum.Sum(nil)), `"},`...) // of the head; the comma was the payload's "{"
+	_, err := f.WriteAt(end, int64(checksumAt(head)))
 	return err
 }
 
@@ -147,9 +148,6 @@ type pieces struct {
 // Write takes the next piece of the payload.
 func (p *pieces) Write(b []byte) (int, error) {
 	p.sum.Write(b)
-	if p.written == 0 {
-		b[0] = ',' // was the payload's "{"
-	}
 	n, err := p.file.Write(b)
 	if err == nil {
 		err = p.file.flush(p.head+p.written, int64(n))
