@@ -151,13 +151,18 @@ func (f *files) fault(err error) error {
 
 // plain says an error of the file system without the path, which the fault names already.
 func plain(err error) error {
+	pathError, ofPath := errors.AsType[*fs.PathError](err)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if ofPath {
+			if to, notLink := os.Readlink(pathError.Path); notLink == nil {
+				return fmt.Errorf("is a link to %q, which does not exist", to)
+			}
+		}
 		return errors.New("does not exist")
 	case errors.Is(err, fs.ErrPermission):
 		return errors.New("may not be read by this user")
-	}
-	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+	case ofPath:
 		return fmt.Errorf("cannot be read: %w", pathError.Err)
 	}
 	return err

@@ -301,7 +301,7 @@ func TestA_file_that_cannot_be_read_is_one_clear_fault(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"missing":  "missing: does not exist",
-		"dangling": "dangling: does not exist",
+		"dangling": `dangling: is a link to "nowhere", which does not exist`,
 		".":        ".: is a directory, not a file",
 		"large":    "large: is over 16 MiB, more than one file may hold",
 		"plain/x":  "plain/x: cannot be read: not a directory",

@@ -136,7 +136,7 @@ func TestThe_last_content_arrives_even_if_the_file_was_gone_for_long(t *testing.
 		s.must(os.Remove(s.Path))
 		s.must(os.Symlink("nowhere", s.Path))
 		time.Sleep(time.Minute)
-		if st := s.Status(); !st.Degraded || st.Errors[0] != s.Path+": does not exist" {
+		if st := s.Status(); !st.Degraded || st.Errors[0] != s.Path+`: is a link to "nowhere", which does not exist` {
 			t.Errorf("with a dangling link %+v", st)
 		}
 		s.must(os.WriteFile(s.dir+"/nowhere", []byte(listeners(1000, "a", "b")), 0o600))
