@@ -173,6 +173,9 @@ func (c *Change) Commit() {
 	}
 	if !c.keep {
 		p.bulk.drop()
+		for _, l := range p.lanes() {
+			l.giveUpAttempt() // it is to the broker of before
+		}
 	}
 	if !c.keep && c.link == nil {
 		p.live.drop() // it may have come back since

@@ -26,6 +26,8 @@ type line struct {
 	retry time.Time       // when the next attempt to connect is due
 	told  map[string]bool // what is in the log of why it is away, see lasting
 	owed  bool            // the topology in force is still to be declared
+
+	giveUpAttempt context.CancelFunc // of the last attempt to connect
 }
 
 func newLine(p *Publisher, name string) *line {
@@ -37,9 +39,11 @@ func newLine(p *Publisher, name string) *line {
 		links:     make(chan *link, 1),
 		changed:   make(chan struct{}, 1),
 		away:      errors.New("not connected yet"),
-		up:        make(chan struct{}),
-		down:      down,
-		since:     time.Now(),
+
+		giveUpAttempt: func() {},
+		up:            make(chan struct{}),
+		down:          down,
+		since:         time.Now(),
 	}
 }
 
@@ -156,9 +160,17 @@ func (n *line) keep(ctx context.Context) {
 	}
 }
 
-// connect makes a link as c says, which has told of the exchanges where the line has to know.
+// connect makes a link as c says, which has told of the exchanges where the line has to know. A reload that leads elsewhere ends the
+// attempt.
 func (n *line) connect(ctx context.Context, c *config.AMQP) (*link, error) {
 	p := n.publisher
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.mu.Lock()
+	if n.giveUpAttempt = cancel; !sameBroker(p.config, c) {
+		cancel()
+	}
+	p.mu.Unlock()
 	l, err := p.connect(ctx, c, n)
 	if err == nil && !n.lazy() {
 		l.answers = p.survey(l, c.Topology, p.exchanges.questions(nil))
@@ -178,8 +190,17 @@ func (n *line) hold(ctx context.Context, l *link, c *config.AMQP) {
 	}
 }
 
-// renew puts another link in the place of l, which stays where none is to be had: the lane asks again.
+// renew puts another link in the place of l, which stays where none is to be had: the lane asks again. It ends with l.
 func (n *line) renew(ctx context.Context, l *link, c *config.AMQP) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-l.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	next, err := n.connect(ctx, c)
 	if err != nil {
 		n.publisher.log.Debug(n.what()+" not renewed", "broker", l.broker, "error", err)

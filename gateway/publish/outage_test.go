@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -142,7 +143,7 @@ func silence(t *testing.T) (url string, accepted chan net.Conn) {
 	return "amqp://guest:guest@" + silent.Addr().String() + "/", accepted
 }
 
-func TestAnAttemptToConnectThatAReloadOvertookSaysNothingOfTheNewBroker(t *testing.T) {
+func TestAnAttemptToConnectThatAReloadOvertookEndsAndSaysNothingOfTheNewBroker(t *testing.T) {
 	url, accepted := silence(t)
 	c := settings(url)
 	c.ConnectTimeout = time.Hour
@@ -156,12 +157,21 @@ func TestAnAttemptToConnectThatAReloadOvertookSaysNothingOfTheNewBroker(t *testi
 	}
 	change.Verify([]string{"x"})
 	change.Commit()
+	if _, err := io.Copy(io.Discard, attempt); err != nil { // until they hang up
+		t.Fatal(err)
+	}
 	attempt.Close()
 	until(t, patience, func() bool { return len(p.live.changed) == 0 }) // the line has gone on from it
 	if err := p.refusing(); err != nil {
 		t.Errorf("connected, but %v", err)
 	}
 	must(t, p, delivery("x", "k"), Confirmed)
+	broker.Reset()
+	until(t, patience, func() bool { return broker.Attempts() == 2 })
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, p, delivery("x", "after"), Confirmed)
 }
 
 func TestAReloadToABrokerThatDoesNotAnswerIsRejectedWhereTheOldOneHasComeBackMeanwhile(t *testing.T) {

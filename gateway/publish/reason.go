@@ -116,7 +116,7 @@ func tlsReason(err error) string {
 	case errors.As(err, &untrusted):
 		return "shows a certificate that is not trusted: " + untrusted.Err.Error()
 	case alert == "certificate required":
-		return "requires a certificate of ours: amqp.tls.cert_file"
+		return "requires a certificate of ours, amqp.tls.cert_file, from an authority that it names"
 	case strings.Contains(alert, "certificate"):
 		return "refuses our certificate, amqp.tls.cert_file: " + alert
 	case alert != "":

@@ -187,7 +187,7 @@ func TestRabbitMQ_takes_our_certificate_or_it_is_told_that_it_does_not(t *testin
 	for _, c := range []struct{ cert, key, want string }{
 		{good.CertFile, good.KeyFile, ""},
 		{foreign.CertFile, foreign.KeyFile, "refuses our certificate, amqp.tls.cert_file: unknown certificate authority"},
-		{"", "", "requires a certificate of ours: amqp.tls.cert_file"},
+		{"", "", "requires a certificate of ours, amqp.tls.cert_file, from an authority that it names"},
 	} {
 		settings := settings(fmt.Sprintf("amqps://guest:guest@127.0.0.1:%d/", port))
 		settings.Username = "guest" // PLAIN: the plugin for EXTERNAL is not enabled
