@@ -87,6 +87,18 @@ func (g *Gateway) Mend() routes.Applied {
 	return applied
 }
 
+// Probe tries a broker that is away at once, and asks it for the exchanges of the table in force, as Mend does. It returns what the
+// broker says.
+func (g *Gateway) Probe() []string {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	now := g.running.Load()
+	if g.stopped || now == nil {
+		return nil
+	}
+	return g.askBroker(now.table)
+}
+
 // askBroker has the broker tried again, and asked for the exchanges of t, which is in force. It returns what it says.
 func (g *Gateway) askBroker(t *routes.Table) []string {
 	change, err := g.publisher.Prepare(context.Background(), &t.Config.AMQP) // makes no connection: the configuration is the same

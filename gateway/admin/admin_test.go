@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"lsmtpd/gateway"
+	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/faultnet"
 	"lsmtpd/routes/reload"
 )
@@ -138,5 +139,15 @@ func TestWhat_the_API_does_not_know_is_an_error_that_says_so(t *testing.T) {
 	}()
 	if _, err := (&Client{Socket: c.Socket + "x"}).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "read the daemon's answer") {
 		t.Errorf("somebody else: %v", err)
+	}
+}
+
+func TestA_probe_has_the_daemon_ask_its_broker_and_returns_what_that_says(t *testing.T) {
+	double := amqptest.Start(t)
+	c, _, _ := serveAt(t, double.URL())
+	double.Exchange("x", amqptest.Missing)
+	problems, err := c.Probe(t.Context())
+	if err != nil || len(problems) != 1 || !strings.HasPrefix(problems[0], `exchange "x" is unusable: `) {
+		t.Errorf("%q, %v", problems, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 const (
 	pathStatus  = "/v1/status"  // GET: Status
 	pathReload  = "/v1/reload"  // POST: reload.Report
+	pathProbe   = "/v1/probe"   // POST: []string, what the broker says of the exchanges; where it is away it is tried at once
 	pathHistory = "/v1/history" // GET: []reload.Report, the newest last
 	pathTail    = "/v1/tail"    // GET: a gateway.Copy a line, without end
 

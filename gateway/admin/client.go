@@ -36,6 +36,11 @@ func (c *Client) Reload(ctx context.Context) (reload.Report, error) {
 	return ask[reload.Report](ctx, c, http.MethodPost, pathReload)
 }
 
+// Probe has the daemon try a broker that is away at once, and ask it for the exchanges. It returns what the broker says.
+func (c *Client) Probe(ctx context.Context) ([]string, error) {
+	return ask[[]string](ctx, c, http.MethodPost, pathProbe)
+}
+
 // History returns the last reports, the newest last.
 func (c *Client) History(ctx context.Context) ([]reload.Report, error) {
 	return ask[[]reload.Report](ctx, c, http.MethodGet, pathHistory)

@@ -22,6 +22,7 @@ func Handler(g *gateway.Gateway, r *reload.Reloader) http.Handler {
 		}
 		answer(w, report)
 	})
+	mux.HandleFunc("POST "+pathProbe, func(w http.ResponseWriter, _ *http.Request) { answer(w, g.Probe()) })
 	mux.HandleFunc("GET "+pathHistory, func(w http.ResponseWriter, _ *http.Request) { answer(w, r.History()) })
 	mux.HandleFunc("GET "+pathTail, func(w http.ResponseWriter, req *http.Request) { tail(w, req, g) })
 	handleSpool(mux, g)

@@ -21,7 +21,8 @@ no broker while another does. It asks the first that answers whether each
 exchange is there and may be written to, which queues take the mail as far as
 that can be known, and whether it takes messages of amqp.max_message_size.
 Nothing is declared, and no message is routed; the broker's log has a line of
-error for each question.
+error for each question. A daemon at admin.socket asks again at once, too,
+rather than when its next attempt is due.
 
 flags:
 {flags}

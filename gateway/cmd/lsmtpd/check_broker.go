@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway"
+	"lsmtpd/gateway/admin"
 	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/routes"
@@ -46,6 +47,7 @@ var errUnasked = errors.New("not asked whether it may be written to")
 func (p *program) checkBroker(table *routes.Table) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
+	wakeDaemon(ctx, table.Config.Admin.Socket)
 	broker, unreached := publish.Inspect(ctx, &table.Config.AMQP)
 	i := &inspection{table: table, ways: table.Ways(), broker: broker, asked: map[string]error{}, queues: map[string]error{}}
 	for _, u := range unreached {
@@ -77,6 +79,17 @@ func (p *program) checkBroker(table *routes.Table) (bool, error) {
 	_ = w.Flush()
 	i.tell(p)
 	return len(i.faults) == 0, nil
+}
+
+// wakeDaemon has a daemon that runs try its broker at once: who checks has mended something. What it says of it is in its status;
+// where there is none, or it is busy, nothing is lost.
+func wakeDaemon(ctx context.Context, socket string) {
+	if socket == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	_, _ = (&admin.Client{Socket: socket}).Probe(ctx)
 }
 
 // tell prints what is wrong, or odd.
