@@ -47,6 +47,7 @@ type Gateway struct {
 	cutting  context.Context // ends: every connection is cut
 	cut      context.CancelFunc
 
+	showing  chan struct{}  // a token for each mail that an operator reads
 	tasks    sync.WaitGroup // what an Apply left to do
 	applying sync.Mutex     // one Apply at a time
 	stopped  bool           // guarded by applying
@@ -54,7 +55,8 @@ type Gateway struct {
 
 // New returns a Gateway that does nothing yet.
 func New(o Options) *Gateway {
-	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log), auth: newAuthenticator(), memory: memory.NewBudget(0)}
+	g := &Gateway{log: o.Log, version: o.Version, started: time.Now(), publisher: publish.New(o.Log), auth: newAuthenticator(), memory: memory.NewBudget(0),
+		showing: make(chan struct{}, shownAtOnce)}
 	g.sockets = &listen.Set{Handle: g.handle, Log: o.Log}
 	g.admin.log = o.Log
 	g.admin.ending, g.admin.end = context.WithCancel(context.Background())

@@ -50,8 +50,11 @@ func (c *storeChange) knows(path string) bool {
 	return lost || at(c.dir) || slices.ContainsFunc(c.opened, at) || c.store.find(path) != nil
 }
 
-// warn tells of the spools that cannot be opened, of earlier changes too.
+// warn tells of a file system without room, and of the spools that cannot be opened, of earlier changes too.
 func (c *storeChange) warn() {
+	if text := spool.Shortage(c.dir.path, c.limits.MinFree); text != "" {
+		c.warnings = append(c.warnings, text)
+	}
 	c.store.mu.Lock()
 	all := maps.Clone(c.store.lost)
 	c.store.mu.Unlock()

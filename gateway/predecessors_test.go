@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -431,5 +432,18 @@ func TestAn_operator_without_a_daemon_reaches_the_mail_of_predecessors(t *testin
 	}
 	if err := o.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestA_start_warns_of_a_file_system_that_has_no_room_for_a_spool(t *testing.T) {
+	p := startStore(t, t.TempDir(), "a")
+	defer p.end()
+	c, err := p.prepare(filepath.Join(p.dir, "a"), spool.Limits{MinFree: math.MaxInt64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Abort()
+	if len(p.warnings) > 0 || len(c.warnings) != 1 || !strings.Contains(c.warnings[0], "no mail is spooled") {
+		t.Errorf("warnings %q, and without a limit %q", c.warnings, p.warnings)
 	}
 }

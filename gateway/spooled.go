@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
-	"lsmtpd/gateway/mail"
 	"lsmtpd/gateway/publish"
 	"lsmtpd/gateway/spool"
 	"lsmtpd/routes"
@@ -153,45 +151,6 @@ func inEach[T any](o *Spooled, each func(s *spool.Spool, yield func(T, error) bo
 			yield(none, errStopping)
 		}
 	}
-}
-
-// SpooledMail is one spooled mail as far as an operator reads it.
-type SpooledMail struct {
-	spool.Entry
-	MailID     uuid.UUID         `json:"mail_id"` // the one of the 250 reply
-	ReceivedAt time.Time         `json:"received_at"`
-	ClientIP   netip.Addr        `json:"client_ip,omitzero"`
-	Helo       string            `json:"helo,omitempty"`
-	User       string            `json:"user,omitempty"`
-	TLS        string            `json:"tls,omitempty"`
-	Headers    map[string]string `json:"headers,omitempty"` // AMQP's, of the configuration
-
-	// Content is the mail, octet for octet.
-	Content []byte `json:"content"`
-}
-
-// Mail returns one spooled mail. An error that is spool.ErrNotFound tells that there is none of that id.
-func (o *Spooled) Mail(ctx context.Context, id uuid.UUID) (SpooledMail, error) {
-	spools, release := o.g.store.hold()
-	defer release()
-	err := errStopping // where no spool is open any more
-	for _, s := range spools {
-		var d *mail.Delivery
-		var e spool.Entry
-		if d, e, err = s.Read(ctx, id); err == nil {
-			defer d.Content.Release()
-			o.explain(&e)
-			return SpooledMail{
-				Entry: e, MailID: d.Envelope.ID, ReceivedAt: d.Envelope.ReceivedAt, ClientIP: d.Envelope.ClientIP,
-				Helo: d.Envelope.Helo, User: d.Envelope.User, TLS: d.Envelope.TLS, Headers: d.Headers,
-				Content: slices.Clone(d.Content.Octets()),
-			}, nil
-		}
-		if !errors.Is(err, spool.ErrNotFound) {
-			break
-		}
-	}
-	return SpooledMail{}, err
 }
 
 // removedAtOnce is how many files share a sync of their directory. More would slow those who write.

@@ -127,7 +127,7 @@ func (c *Client) open(ctx context.Context, r request) (io.ReadCloser, error) {
 		if answer.StatusCode == http.StatusNotFound && strings.HasPrefix(r.path, pathSpoolMail) {
 			return nil, &goneError{text}
 		}
-		if answer.StatusCode == http.StatusUnprocessableEntity {
+		if answer.StatusCode == http.StatusUnprocessableEntity || answer.StatusCode == http.StatusTooManyRequests {
 			return nil, errors.New(text)
 		}
 		return nil, fmt.Errorf("the daemon answered %s: %s", answer.Status, text)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	"lsmtpd/gateway"
 	"lsmtpd/gateway/spool"
@@ -47,14 +48,19 @@ func handleSpool(mux *http.ServeMux, g *gateway.Gateway) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		m, err := spooled.Mail(req.Context(), id)
+		began := false
+		err = spooled.Show(req.Context(), id, func(m *gateway.SpooledMail) error {
+			began = true
+			return show(w, m)
+		})
 		switch {
+		case err == nil, began: // who has gone away, or does not read, is told no more
 		case errors.Is(err, spool.ErrNotFound):
 			http.Error(w, err.Error(), http.StatusNotFound)
-		case err != nil:
-			http.Error(w, err.Error(), http.StatusUnprocessableEntity) // what is wrong is the file
+		case errors.Is(err, gateway.ErrCrowded):
+			http.Error(w, err.Error(), http.StatusTooManyRequests)
 		default:
-			answer(w, m)
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity) // what is wrong is the file
 		}
 	})
 	mux.HandleFunc("POST "+pathSpoolReplay, func(w http.ResponseWriter, req *http.Request) {
@@ -74,6 +80,17 @@ func handleSpool(mux *http.ServeMux, g *gateway.Gateway) {
 			http.Error(w, "nothing of that name is under way", http.StatusNotFound)
 		}
 	})
+}
+
+// showPause is how long a client may take to read a piece of a mail: the memory that holds it is missing to others.
+const showPause = 10 * time.Second
+
+// show answers with m, and cuts off a client that does not read.
+func show(w http.ResponseWriter, m *gateway.SpooledMail) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Connection", "close") // the deadline is this answer's
+	control := http.NewResponseController(w)
+	return m.WriteJSON(w, func() error { return control.SetWriteDeadline(time.Now().Add(showPause)) })
 }
 
 // calls are the replays and removals under way that have a name. The zero value is none.

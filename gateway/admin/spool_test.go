@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/smtp"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lsmtpd/gateway"
@@ -190,4 +192,49 @@ func TestA_socket_that_this_user_may_not_use_is_not_taken_for_a_daemon_that_is_a
 	if err == nil || errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), "may not use its socket "+filepath.Clean(c.Socket)) {
 		t.Error(err)
 	}
+}
+
+// pipes is a listener that accepts what is sent into it.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if c, open := <-p; open {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+func TestWho_does_not_read_the_mail_he_asked_for_is_cut_off(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shown := make(chan error, 1)
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			shown <- show(w, &gateway.SpooledMail{Content: make([]byte, 1<<20)})
+		})}
+		l := make(pipes, 1)
+		ended := make(chan error, 1)
+		go func() { ended <- server.Serve(l) }()
+		client, conn := net.Pipe()
+		l <- conn
+		if _, err := client.Write([]byte("GET / HTTP/1.1\r\nHost: lsmtpd\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(showPause - time.Second)
+		synctest.Wait()
+		if len(shown) > 0 {
+			t.Fatalf("it ended early: %v", <-shown)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if len(shown) == 0 {
+			t.Error("its memory is still held")
+		} else if err := <-shown; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("it ended with %v", err)
+		}
+		client.Close()
+		server.Close()
+		<-ended
+	})
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -274,6 +275,33 @@ func TestWarning_looks_at_the_file_system_that_will_hold_the_directory(t *testin
 	}
 	if got := Warning(link + "/spool"); !strings.Contains(got, "on tmpfs") {
 		t.Errorf("through a link: warning %q", got)
+	}
+}
+
+func TestShortage_tells_of_a_file_system_whose_room_is_too_little_already(t *testing.T) {
+	for _, c := range []struct {
+		blocks, free uint64 // of 4 KiB
+		minFree      int64
+		want         string // "" for no warning
+	}{
+		{100, 10, 0, ""},
+		{100, 10, 40959, ""},
+		{100, 10, 40960, "40960 octets are free on the spool's file system, and spool.min_free is 40960:"},
+		{100, 0, 1, "0 octets are free"},
+		{0, 0, 1, "does not tell what is free, and spool.min_free is 1: no mail is spooled there; set spool.min_free to 0"}, // ramfs
+		{0, 0, 0, ""},
+	} {
+		got := shortage(unix.Statfs_t{Blocks: c.blocks, Bavail: c.free, Bsize: 4096}, c.minFree)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+	dir := filepath.Join(spoolDir(t), "not/made/yet")
+	if got := Shortage(dir, math.MaxInt64); got == "" {
+		t.Error("no disk has that much")
+	}
+	if got := Shortage(dir, 1); got != "" {
+		t.Error(got)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"lsmtpd/gateway/mail"
+
+	"golang.org/x/sys/unix"
 )
 
 // faulty is a directory in which one kind of call fails.
@@ -278,5 +280,22 @@ func TestRemove_that_fails_is_shown_and_not_replayed(t *testing.T) {
 	}
 	if n := len(files(t, dir)); n != 2*removeAtOnce {
 		t.Errorf("%d files are left", n)
+	}
+}
+
+func TestA_flush_that_a_signal_interrupts_is_made_again(t *testing.T) {
+	for _, c := range []struct {
+		answers []error
+		want    error
+	}{
+		{[]error{unix.EINTR, unix.EINTR, nil}, nil},
+		{[]error{unix.EINTR, unix.EIO}, unix.EIO},
+		{[]error{unix.EINVAL}, nil}, // the system cannot
+	} {
+		calls := 0
+		err := flushed(func() (int, error) { calls++; return 0, c.answers[calls-1] })
+		if !errors.Is(err, c.want) || calls != len(c.answers) {
+			t.Errorf("%v: %v after %d calls", c.answers, err, calls)
+		}
 	}
 }

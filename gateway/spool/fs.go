@@ -111,7 +111,12 @@ func (f *namedFile) flush(off, n int64) error   { return flush(f.File, off, n) }
 
 // flush writes octets of a file to the disk and waits for them. Where the system cannot, that is left to fsync.
 func flush(f *os.File, off, n int64) error {
-	err := unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	const flags = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	return flushed(func() (int, error) { return 0, unix.SyncFileRange(int(f.Fd()), off, n, flags) })
+}
+
+func flushed(call func() (int, error)) error {
+	_, err := retried(call)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}

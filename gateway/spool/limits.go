@@ -52,13 +52,14 @@ func (s *Spool) begin(id uuid.UUID, h *head, size int64) (*entry, *turn, error) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.noteError(err)
+		s.noteWrite(err)
 		err = classify(err)
 	}
 	if err == nil {
 		err = s.admit(e.from, size, in)
 	}
 	if err != nil {
+		s.noteRefusal(err)
 		s.refuse(e)
 		s.endTurn(w)
 		return nil, nil, err
@@ -173,9 +174,10 @@ func (s *Spool) written(e *entry, w *turn, err error) {
 	defer s.endTurn(w)
 	s.index.reserved -= e.size
 	e.from.octets -= e.size
+	s.noteWrite(err)
 	if err != nil {
+		s.noteRefusal(err)
 		s.refuse(e)
-		s.noteError(err)
 		s.failed(err)
 		return
 	}
@@ -223,13 +225,13 @@ func (s *Spool) mend() {
 		}
 		err := s.probe()
 		s.mu.Lock()
+		s.noteWrite(err)
 		if err == nil {
 			s.failing = nil
 			s.mu.Unlock()
 			s.log.Info("the spool's disk works again", "dir", s.path)
 			return
 		}
-		s.noteError(err)
 		s.mu.Unlock()
 	}
 }

@@ -53,7 +53,9 @@ func TestPut_over_max_bytes_is_refused_until_there_is_room(t *testing.T) {
 	mustPut(t, s, first)
 	mustPut(t, s, from("b"))
 	wantFull(t, s, from("c"), "max_bytes")
-	if got := s.Status(); got.Files != 2 || got.LastError != "" {
+	wantFull(t, s, from("d"), "max_bytes")
+	got := s.Status()
+	if got.Files != 2 || got.LastError != "" || got.Refused != 2 || !strings.Contains(got.LastRefusal, "max_bytes") || got.LastRefusalAt.IsZero() {
 		t.Errorf("status %+v", got)
 	}
 	s.Settle(first.ID, true)
@@ -157,13 +159,13 @@ func TestPut_after_a_failed_fsync_is_refused_until_a_test_of_the_disk_passes(t *
 			time.Sleep(10 * probePause) // in vain
 			synctest.Wait()
 			wantFull(t, s, m, "the disk failed")
-			if st := s.Status(); st.Failing == "" || st.LastError == "" || st.Files != 0 {
+			if st := s.Status(); st.Failing == "" || st.LastError == "" || st.Mended || st.Files != 0 || st.Refused != 3 {
 				t.Errorf("%s: status %+v", call, st)
 			}
 			d.breaks("")
 			time.Sleep(2 * probePause)
 			synctest.Wait()
-			if st := s.Status(); st.Failing != "" {
+			if st := s.Status(); st.Failing != "" || st.LastError == "" || !st.Mended {
 				t.Errorf("%s: status %+v", call, st)
 			}
 			mustPut(t, s, m)

@@ -32,6 +32,7 @@ func (s *Spool) Read(ctx context.Context, id uuid.UUID) (*mail.Delivery, Entry, 
 		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
 	}
 	if !d.Encoded {
+		d.Content.HeldBy(d.Content.Unheld(), 0)
 		return d, entry, nil
 	}
 	defer d.Content.Release()
@@ -40,7 +41,7 @@ func (s *Spool) Read(ctx context.Context, id uuid.UUID) (*mail.Delivery, Entry, 
 		return nil, Entry{}, fmt.Errorf("spool: %s: %w", id, err)
 	}
 	decoded.Exchange, decoded.RoutingKey, decoded.Format, decoded.Headers, decoded.SpooledAt = d.Exchange, d.RoutingKey, d.Format, d.Headers, d.SpooledAt
-	decoded.Content.HeldBy(d.Content.Unheld(), int64(len(d.Content.Octets()))) // and a copy of it, in its reader's hands
+	decoded.Content.HeldBy(d.Content.Unheld(), 0)
 	return decoded, entry, nil
 }
 

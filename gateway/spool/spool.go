@@ -63,6 +63,16 @@ type Spool struct {
 	forgot      error // why it is not known where mail was spooled before
 	lastError   string
 	lastErrorAt time.Time
+	ofWrite     bool // lastError is a write's
+	mended      bool // and one has succeeded since
+	refusals    refusals
+}
+
+// refusals are the deliveries that were not taken.
+type refusals struct {
+	count uint64
+	last  string // why
+	at    time.Time
 }
 
 // Open makes the directory where it is missing, locks it and begins to read what lies in it. It refuses a directory that others
@@ -228,6 +238,10 @@ type Status struct {
 	Warning       string    `json:"warning,omitempty"`
 	LastError     string    `json:"last_error,omitempty"` // of the file system; "" where there was none
 	LastErrorAt   time.Time `json:"last_error_at,omitzero"`
+	Mended        bool      `json:"last_error_mended,omitempty"` // it was of a write, and one has succeeded since
+	Refused       uint64    `json:"refused"`                     // deliveries that were not taken: for a limit, or an error
+	LastRefusal   string    `json:"last_refusal,omitempty"`      // why the last of them was not
+	LastRefusalAt time.Time `json:"last_refusal_at,omitzero"`
 }
 
 // Status returns what the spool holds at this moment.
@@ -249,6 +263,10 @@ func (s *Spool) Status() Status {
 		Warning:       s.warning,
 		LastError:     s.lastError,
 		LastErrorAt:   s.lastErrorAt,
+		Mended:        s.mended,
+		Refused:       s.refusals.count,
+		LastRefusal:   s.refusals.last,
+		LastRefusalAt: s.refusals.at,
 	}
 	if st.Files > 0 {
 		st.Oldest = time.Unix(0, s.index.byAge.first().spooled)
@@ -275,7 +293,22 @@ func (s *Spool) Warning() string { return s.warning }
 
 // noteError keeps err for Status. s.mu is held.
 func (s *Spool) noteError(err error) {
-	s.lastError, s.lastErrorAt = err.Error(), time.Now()
+	s.lastError, s.lastErrorAt, s.ofWrite, s.mended = err.Error(), time.Now(), false, false
+}
+
+// noteWrite keeps what became of a write for Status. s.mu is held.
+func (s *Spool) noteWrite(err error) {
+	if err == nil {
+		s.mended = s.ofWrite
+		return
+	}
+	s.noteError(err)
+	s.ofWrite = true
+}
+
+// noteRefusal keeps for Status why a delivery was not taken. s.mu is held.
+func (s *Spool) noteRefusal(err error) {
+	s.refusals = refusals{count: s.refusals.count + 1, last: err.Error(), at: time.Now()}
 }
 
 // clock returns the nanoseconds since Open: no change of the time of day makes a back-off longer.

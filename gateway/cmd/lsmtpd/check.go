@@ -76,14 +76,17 @@ func printFaults(w io.Writer, err error) {
 	fmt.Fprintln(w, printable(err.Error()))
 }
 
-// checkWarnings is what the configuration warns of, and what it cannot know: whether the spool outlives a reboot, and whether mail of
-// earlier ones is reached.
+// checkWarnings is what the configuration warns of, and what it cannot know: whether the spool outlives a reboot and has room, and
+// whether mail of earlier ones is reached.
 func checkWarnings(table *routes.Table) config.Faults {
 	warnings := slices.Clone(table.Warnings)
 	warn := func(text string) {
 		warnings = append(warnings, config.Fault{Place: config.Place{File: table.Config.Path}, Key: "spool.dir", Message: text})
 	}
 	if text := spool.Warning(table.Config.Spool.Dir); text != "" {
+		warn(text)
+	}
+	if text := spool.Shortage(table.Config.Spool.Dir, table.Config.Spool.MinFree); text != "" {
 		warn(text)
 	}
 	for i, err := range spool.CheckPredecessors(table.Config.Spool.Dir) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/rabbit"
+	"lsmtpd/routes"
 	"lsmtpd/routes/config"
 )
 
@@ -271,6 +273,22 @@ listeners:
 		}
 		if status != exitFailed || strings.Contains(told, "NOT_FOUND") || t.Failed() {
 			t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
+		}
+	}
+}
+
+func TestCheck_warns_of_a_file_system_that_has_no_room_for_the_spool(t *testing.T) {
+	dir := t.TempDir()
+	for minFree, want := range map[int64]int{math.MaxInt64: 1, 0: 0} {
+		table := &routes.Table{Config: &config.Config{Spool: config.Spool{Dir: filepath.Join(dir, "spool"), MinFree: minFree}}}
+		told := 0
+		for _, w := range checkWarnings(table) {
+			if strings.Contains(w.String(), "no mail is spooled until there is more room") {
+				told++
+			}
+		}
+		if told != want {
+			t.Errorf("min_free %d: told %d times", minFree, told)
 		}
 	}
 }

@@ -332,3 +332,19 @@ func TestA_daemon_that_does_not_answer_is_as_none(t *testing.T) {
 		t.Errorf("exit status %d: %s", status, stderr.String())
 	}
 }
+
+func TestStatus_tells_when_a_spool_refused_mail_and_of_no_error_that_is_over(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	st := spool.Status{
+		Dir: "/spool", Refused: 2, LastRefusal: "no room for more mail: spool.max_bytes of 7 is reached", LastRefusalAt: now.Add(-time.Minute),
+		LastError: "write: no space left on device", LastErrorAt: now.Add(-time.Hour),
+	}
+	want := "/spool: 0 waiting\n        refused mail 2 times, the last time 1m0s ago: no room for more mail: spool.max_bytes of 7 is reached"
+	if got := spoolText(st, now, false); got != want+"\n        last error 1h0m0s ago: write: no space left on device" {
+		t.Error(got)
+	}
+	st.Mended = true
+	if got := spoolText(st, now, false); got != want {
+		t.Error(got)
+	}
+}

@@ -210,12 +210,28 @@ func spoolText(s spool.Status, now time.Time, old bool) string {
 	if s.Forgot != "" {
 		forgot = "it is not known where mail was spooled before, and that mail may wait unseen: " + s.Forgot
 	}
-	for _, note := range []string{s.Warning, astray, failing, forgot, s.LastError} {
+	refused := ""
+	if s.Refused > 0 {
+		refused = fmt.Sprintf("refused mail %s, the last time %s ago: %s", times(s.Refused), age(s.LastRefusalAt, now), s.LastRefusal)
+	}
+	last := ""
+	if s.LastError != "" && !s.Mended {
+		last = fmt.Sprintf("last error %s ago: %s", age(s.LastErrorAt, now), s.LastError)
+	}
+	for _, note := range []string{s.Warning, astray, failing, forgot, refused, last} {
 		if note != "" {
 			text += "\n        " + note
 		}
 	}
 	return text
+}
+
+// times tells how often something was.
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 func configText(b *strings.Builder, s reload.Status, now time.Time) {
