@@ -2,8 +2,10 @@ package listen
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +36,7 @@ func (s *Set) sweep(socks []*socket) {
 		inside, err := halfOpen(families(left))
 		waited := time.Since(begun)
 		left = slices.DeleteFunc(left, func(sock *socket) bool {
-			if err != nil && waited < sweepBlind || inside[sock.port()] {
+			if err != nil && waited < sweepBlind || sock.anyOf(inside) {
 				sock.looks = 0
 			} else {
 				sock.looks++
@@ -100,6 +102,25 @@ func families(socks []*socket) []byte {
 		all = append(all, unix.AF_INET6)
 	}
 	return all
+}
+
+// anyOf tells whether one of these local addresses, none of them mapped, is the socket's: who comes there comes to it. A wildcard has
+// every address of its family, the one without a host those of both. A zone is not looked at: the kernel does not tell it here.
+func (sock *socket) anyOf(local map[netip.AddrPort]bool) bool {
+	addr, ok := sock.Addr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip, both := addr.AddrPort().Addr().Unmap().WithZone(""), strings.HasPrefix(sock.address, ":")
+	if !both && !ip.IsUnspecified() {
+		return local[netip.AddrPortFrom(ip, uint16(addr.Port))]
+	}
+	for l := range local {
+		if int(l.Port()) == addr.Port && (both || l.Addr().Is4() == ip.Is4()) {
+			return true
+		}
+	}
+	return false
 }
 
 // port is a TCP socket's own; 0 for one of another kind.

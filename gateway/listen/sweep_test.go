@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -58,6 +59,80 @@ func (m *mute) unmute(t *testing.T) {
 	}
 }
 
+// awaitHalfOpen returns when a handshake is under way at this local address, as the kernel tells it.
+func awaitHalfOpen(t *testing.T, address string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		inside, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
+		if err != nil {
+			t.Skip("the kernel does not tell of handshakes here: ", err)
+		}
+		if inside[netip.MustParseAddrPort(address)] {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no handshake is under way at %s: %v", address, inside)
+		}
+	}
+}
+
+func TestASweepWaitsForTheClientsOfItsOwnAddressAlone(t *testing.T) {
+	for _, c := range []struct {
+		host string // of the socket
+		dial string
+		want map[string]bool // whether one half-way in there is its own
+	}{
+		{"127.0.0.1", "127.0.0.1", map[string]bool{"127.0.0.1": true, "127.0.0.2": false, "::1": false}},
+		{"0.0.0.0", "127.0.0.2", map[string]bool{"127.0.0.1": true, "127.0.0.2": true, "::1": false}},
+		{"[::1]", "[::1]", map[string]bool{"127.0.0.1": false, "::1": true}},
+		{"[::]", "[::1]", map[string]bool{"127.0.0.1": false, "::1": true}},
+		{"", "127.0.0.3", map[string]bool{"127.0.0.1": true, "127.0.0.3": true, "::1": true}},
+		{"", "[::1]", map[string]bool{"127.0.0.1": true, "::1": true}},
+	} {
+		p := uint16(port(t))
+		sock, err := bind(fmt.Sprintf("%s:%d", c.host, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, want := range c.want {
+			for at, want := range map[uint16]bool{p: want, p + 1: false} {
+				local := netip.AddrPortFrom(netip.MustParseAddr(host), at)
+				if got := sock.anyOf(map[netip.AddrPort]bool{local: true}); got != want {
+					t.Errorf("%s, a client at %s: %v", sock.address, local, got)
+				}
+			}
+		}
+		at := fmt.Sprintf("%s:%d", c.dial, p)
+		m := dialMute(t, at)
+		awaitHalfOpen(t, at)
+		if inside, err := halfOpen(families([]*socket{sock})); err != nil || !sock.anyOf(inside) {
+			t.Errorf("%s: the client at %s is not seen: %v, %v", sock.address, at, inside, err)
+		}
+		sock.Close()
+		m.unmute(t) // and is refused
+	}
+}
+
+func TestAClientHalfWayInAtAKeptAddressHoldsUpNoOtherOfTheSamePort(t *testing.T) {
+	p := port(t)
+	kept, goes := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
+	s := echo(t)
+	apply(t, s, kept, goes)
+	m := dialMute(t, kept)
+	awaitHalfOpen(t, kept)
+	sock := s.sockets[goes]
+	apply(t, s, kept)
+	<-sock.closed
+	if sock.looks < sweepLooks {
+		t.Errorf("it was closed by the clock, after %d looks", sock.looks)
+	}
+	m.unmute(t)
+	if err := <-m.connected; err != nil {
+		t.Error(err)
+	}
+	m.conn.Close()
+}
+
 func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfterwards(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "[::1]"} {
 		port := port(t)
@@ -65,18 +140,7 @@ func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfte
 		s := echo(t)
 		apply(t, s, address)
 		m := dialMute(t, address)
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			ports, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
-			if err != nil {
-				t.Skip("the kernel does not tell of handshakes here: ", err)
-			}
-			if ports[uint16(port)] {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("no handshake is under way")
-			}
-		}
+		awaitHalfOpen(t, address)
 		apply(t, s) // returns, though the socket is not closed
 		m.unmute(t)
 		apply(t, s, address) // waits for that
