@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -26,7 +27,7 @@ const (
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
 const mostSwept = 1 << 16
 
-// sweep takes what the kernel has queued for sockets that were woken, and closes them.
+// sweep takes what the kernel has queued for sockets that were woken, and closes those that nobody takes back.
 func (s *Set) sweep(socks []*socket) {
 	for _, sock := range socks {
 		<-sock.left
@@ -36,13 +37,17 @@ func (s *Set) sweep(socks []*socket) {
 		inside, err := halfOpen(families(left))
 		waited := time.Since(begun)
 		left = slices.DeleteFunc(left, func(sock *socket) bool {
+			if state := sock.state.Load(); state != swept {
+				sock.looks = 0
+				return state == returned
+			}
 			if err != nil && waited < sweepBlind || sock.anyOf(inside) {
 				sock.looks = 0
 			} else {
 				sock.looks++
 			}
 			s.empty(sock)
-			if sock.looks < sweepLooks && waited < sweepMost {
+			if sock.looks < sweepLooks && waited < sweepMost || !sock.state.CompareAndSwap(swept, gone) {
 				return false
 			}
 			sock.Close()
@@ -146,6 +151,22 @@ func (sock *socket) deafen() {
 		filter := overlookSYN
 		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	})
+}
+
+// hear undoes deafen, and what wake did to the deadline.
+func (sock *socket) hear() error {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var detached error
+	err = raw.Control(func(fd uintptr) {
+		detached = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	})
+	if detached == unix.ENOENT {
+		detached = nil // there was none
+	}
+	return errors.Join(err, detached, sock.SetDeadline(time.Time{}))
 }
 
 // overlookSYN drops every TCP segment that opens a connection (RFC 9293 section 3.1), and lets the rest in.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -133,30 +134,111 @@ func TestAClientHalfWayInAtAKeptAddressHoldsUpNoOtherOfTheSamePort(t *testing.T)
 	m.conn.Close()
 }
 
-func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfterwards(t *testing.T) {
+func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndHoldsUpNobodyWhoWantsItsAddressAgain(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "[::1]"} {
-		port := port(t)
-		address := fmt.Sprintf("%s:%d", host, port)
-		s := echo(t)
-		apply(t, s, address)
-		m := dialMute(t, address)
-		awaitHalfOpen(t, address)
-		apply(t, s) // returns, though the socket is not closed
-		m.unmute(t)
-		apply(t, s, address) // waits for that
-		if err := <-m.connected; err != nil {
-			t.Fatal(err)
-		}
-		m.conn.SetDeadline(time.Now().Add(time.Minute))
-		b := make([]byte, 100)
-		if n, err := m.conn.Read(b); string(b[:n]) != address {
-			t.Errorf("it reads %q, %v", b[:n], err)
-		}
-		m.conn.Close()
-		if got, err := answer(address); got != address {
-			t.Errorf("the address taken again answers %q, %v", got, err)
+		for _, afterwards := range []bool{false, true} {
+			address := fmt.Sprintf("%s:%d", host, port(t))
+			s := echo(t)
+			apply(t, s, address)
+			m := dialMute(t, address)
+			awaitHalfOpen(t, address)
+			before := s.sockets[address]
+			apply(t, s) // returns, though the socket is not closed
+			if afterwards {
+				m.unmute(t)
+				<-before.closed
+			}
+			apply(t, s, address)
+			if got := s.sockets[address].listener != before.listener; got != afterwards {
+				t.Errorf("%s wanted again: a new socket %v, want %v", address, got, afterwards)
+			}
+			if !afterwards {
+				if got, err := answer(address); got != address {
+					t.Errorf("the address taken back answers %q, %v", got, err)
+				}
+				m.unmute(t)
+			}
+			if err := <-m.connected; err != nil {
+				t.Fatal(err)
+			}
+			m.conn.SetDeadline(time.Now().Add(time.Minute))
+			b := make([]byte, 100)
+			if n, err := m.conn.Read(b); string(b[:n]) != address {
+				t.Errorf("it reads %q, %v", b[:n], err)
+			}
+			m.conn.Close()
+			if got, err := answer(address); got != address {
+				t.Errorf("the address taken again answers %q, %v", got, err)
+			}
+			s.Close()
+			if _, err := answer(address); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("closed at last, it answers %v", err)
+			}
 		}
 	}
+}
+
+func TestASocketHeldForAReloadInVainIsDeafAgainAndCloses(t *testing.T) {
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port(t))
+	s := echo(t)
+	apply(t, s, address)
+	m := dialMute(t, address)
+	awaitHalfOpen(t, address)
+	before := s.sockets[address]
+	apply(t, s)
+	if _, err := s.Prepare([]string{address, taken.Addr().String()}); err == nil {
+		t.Fatal("prepared")
+	}
+	if state := before.state.Load(); state != swept && state != gone {
+		t.Errorf("state %d", state)
+	}
+	m.unmute(t)
+	<-before.closed
+	if _, err := answer(address); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("it answers %v", err)
+	}
+	apply(t, s, address)
+	if got, err := answer(address); got != address {
+		t.Errorf("taken again it answers %q, %v", got, err)
+	}
+	<-m.connected
+}
+
+func TestTheAddressesAreToldWhileAReloadWaitsForASocketToClose(t *testing.T) {
+	p := port(t)
+	synctest.Test(t, func(t *testing.T) {
+		closing := newSocket(fmt.Sprintf("127.0.0.1:%d", p), nil)
+		s := &Set{Log: slog.New(slog.DiscardHandler), closing: []*socket{closing}}
+		prepared := false
+		go func() {
+			c, err := s.Prepare([]string{fmt.Sprintf("0.0.0.0:%d", p)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Abort()
+			prepared = true
+		}()
+		synctest.Wait()
+		if prepared {
+			t.Fatal("it does not wait")
+		}
+		if !s.mu.TryLock() {
+			t.Error("who asks waits too")
+		} else {
+			s.mu.Unlock()
+		}
+		close(closing.closed)
+		synctest.Wait()
+		if !prepared {
+			t.Error("it does not go on")
+		}
+	})
 }
 
 func TestAUnixSocketThatClosesServesWhatItsQueueHolds(t *testing.T) {
