@@ -28,7 +28,11 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	if g.stopped {
 		return routes.Applied{}, errors.New("the daemon is stopping")
 	}
+	old := g.running.Load()
 	prepared, broker, warnings, err := g.prepare(ctx, t)
+	if err == nil && old != nil {
+		err = ctx.Err() // who stops applies nothing
+	}
 	if err != nil {
 		for i := len(prepared) - 1; i >= 0; i-- {
 			prepared[i].Abort()
@@ -37,7 +41,6 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	}
 	// Nothing can fail any more: only now anything at the broker changes, and before mail comes that needs it.
 	warnings = append(warnings, summary(broker.Verify(t.Exchanges()))...)
-	old := g.running.Load()
 	now := run(t, old, g.memory)
 	g.limitMemory(t.Config.Limits.Memory)
 	if _, warning := affordable(t.Config); warning != "" {
@@ -62,8 +65,9 @@ func (g *Gateway) Apply(ctx context.Context, t *routes.Table) (routes.Applied, e
 	return applied, nil
 }
 
-// Mend makes the Unix sockets again whose files somebody removed, as Apply does; who is connected stays so. It returns the listeners
-// that it did this for, and as warnings what it did for the admin socket and what it could not.
+// Mend does what an Apply of the table in force would: it makes the Unix sockets again whose files somebody removed, while who is
+// connected stays so, tries a broker that is away at once, and asks it for the exchanges. It returns the listeners whose sockets it
+// made, and as warnings what it did for the admin socket, what it could not, and what the broker says.
 func (g *Gateway) Mend() routes.Applied {
 	g.applying.Lock()
 	defer g.applying.Unlock()
@@ -72,7 +76,7 @@ func (g *Gateway) Mend() routes.Applied {
 		return routes.Applied{}
 	}
 	mended, told := g.mendSockets()
-	applied := routes.Applied{Generation: now.generation, Warnings: told}
+	applied := routes.Applied{Generation: now.generation, Warnings: append(told, g.askBroker(now.table)...)}
 	sessions := g.sessions.byAddress()
 	for _, address := range mended {
 		applied.Listeners = append(applied.Listeners, routes.AppliedListener{
@@ -81,6 +85,17 @@ func (g *Gateway) Mend() routes.Applied {
 	}
 	g.logListeners(applied.Listeners)
 	return applied
+}
+
+// askBroker has the broker tried again, and asked for the exchanges of t, which is in force. It returns what it says.
+func (g *Gateway) askBroker(t *routes.Table) []string {
+	change, err := g.publisher.Prepare(context.Background(), &t.Config.AMQP) // makes no connection: the configuration is the same
+	if err != nil {
+		return []string{err.Error()}
+	}
+	problems := change.Verify(t.Exchanges())
+	change.Commit()
+	return summary(problems)
 }
 
 // mendSockets makes those sockets again whose files are gone. It returns the listeners' addresses, sorted, and what else to tell.
@@ -192,7 +207,7 @@ func (g *Gateway) prepareBroker(ctx context.Context, c *config.Config) (broker *
 
 // summary tells the first of many errors.
 func summary(errs []error) (told []string) {
-	const most = 20
+	const most = 100
 	for _, err := range errs[:min(most, len(errs))] {
 		told = append(told, err.Error())
 	}

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"path/filepath"
 	"slices"
@@ -107,3 +109,53 @@ func TestA_certificate_for_the_broker_that_is_replaced_in_its_file_is_tried_befo
 }
 
 func quote(s string) string { return `"` + s + `"` }
+
+func TestAn_unchanged_configuration_has_the_broker_asked_again(t *testing.T) {
+	double := amqptest.Start(t)
+	h := newHouse(t, entry("a", port(t)))
+	h.must(h.apply(strings.Replace(h.config(entry("a", port(t))), quote(nowhere), quote(double.URL()), 1)))
+	if told := h.Mend().Warnings; len(told) != 0 {
+		t.Errorf("warnings %q", told)
+	}
+	double.Exchange("x", amqptest.Missing)
+	if told := h.Mend().Warnings; len(told) != 1 || !strings.HasPrefix(told[0], `exchange "x" is unusable: `) {
+		t.Errorf("deleted: warnings %q", told)
+	}
+	double.Exchange("x", amqptest.Usable)
+	if told := h.Mend().Warnings; len(told) != 0 {
+		t.Errorf("made again: warnings %q", told)
+	}
+	double.Refuse(true)
+	double.Reset()
+	eventually(t, "the broker is lost", func() bool { return !h.publisher.Available() })
+	if told := h.Mend().Warnings; len(told) != 1 || !strings.HasPrefix(told[0], `exchange "x" is not verified yet: broker `) {
+		t.Errorf("away: warnings %q", told)
+	}
+}
+
+func TestA_stop_ends_a_reload_that_waits_for_a_broker_and_leaves_the_table_in_force(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	h := newHouse(t, entry("a", port(t)))
+	before := h.Status()
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		c, err := silent.Accept()
+		if err == nil {
+			defer c.Close()
+			stop()
+			c.Read(make([]byte, 100)) // the protocol's header
+			c.Read(make([]byte, 100)) // until they hang up
+		}
+	}()
+	table := h.table(strings.Replace(h.config(entry("b", port(t))), quote(nowhere), quote("amqp://"+silent.Addr().String()+"/"), 1))
+	if applied, err := h.Apply(ctx, table); !errors.Is(err, context.Canceled) {
+		t.Errorf("applied %+v, %v", applied, err)
+	}
+	if after := h.Status(); len(after.Listeners) != 1 || after.Listeners[0].Name != before.Listeners[0].Name {
+		t.Errorf("listeners %+v", after.Listeners)
+	}
+}

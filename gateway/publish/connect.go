@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"time"
 
 	"lsmtpd/routes/config"
@@ -86,7 +88,7 @@ func (p *Publisher) Prepare(ctx context.Context, c *config.AMQP) (*Change, error
 	switch {
 	case err == nil:
 		change.link = l
-	case working:
+	case working || p.live.current() != nil: // it may have come back meanwhile
 		return nil, fmt.Errorf("%w (the connection in use stays)", err)
 	default:
 		change.Warning = err
@@ -111,7 +113,10 @@ func (c *Change) Verify(exchanges []string) (problems []error) {
 		}
 	}
 	if l == nil || l.broken() || l.refusing() != nil {
-		return problems // the exchanges are verified when it takes mail
+		if why := p.refusing(); c.Warning == nil && why != nil && len(exchanges) > 0 {
+			problems = append(problems, fmt.Errorf("%s not verified yet: %w", areNamed(exchanges), why))
+		}
+		return problems
 	}
 	c.declared = true
 	c.answers = p.survey(l, c.config.Topology, p.exchanges.questions(append([]string{}, exchanges...)))
@@ -120,6 +125,7 @@ func (c *Change) Verify(exchanges []string) (problems []error) {
 		a, answered := c.answers[name]
 		refusal, refused := errors.AsType[*amqp.Error](a.err)
 		switch {
+		case !answered && name == "": // always there
 		case !answered:
 			problems = append(problems, fmt.Errorf("exchange %q is not verified yet", name))
 		case refused:
@@ -127,6 +133,23 @@ func (c *Change) Verify(exchanges []string) (problems []error) {
 		}
 	}
 	return problems
+}
+
+// areNamed names the first of some exchanges.
+func areNamed(exchanges []string) string {
+	const most = 10
+	if len(exchanges) == 1 {
+		return fmt.Sprintf("exchange %q is", exchanges[0])
+	}
+	quoted := make([]string, min(most, len(exchanges)))
+	for i := range quoted {
+		quoted[i] = strconv.Quote(exchanges[i])
+	}
+	text := "exchanges " + strings.Join(quoted, ", ")
+	if more := len(exchanges) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text + " are"
 }
 
 // Commit puts the change in force.

@@ -221,6 +221,9 @@ func (n *line) failed(c *config.AMQP, err error, pause time.Duration) {
 		p.wake() // who waits for it wants another
 		return
 	}
+	if len(n.changed) > 0 {
+		pause = 0 // a reload came meanwhile, and wants it tried at once
+	}
 	n.retry = time.Now().Add(pause)
 	n.set(err)
 	p.wake()

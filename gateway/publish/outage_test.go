@@ -164,6 +164,30 @@ func TestAnAttemptToConnectThatAReloadOvertookSaysNothingOfTheNewBroker(t *testi
 	must(t, p, delivery("x", "k"), Confirmed)
 }
 
+func TestAReloadToABrokerThatDoesNotAnswerIsRejectedWhereTheOldOneHasComeBackMeanwhile(t *testing.T) {
+	url, accepted := silence(t)
+	broker := amqptest.Start(t)
+	broker.Refuse(true)
+	p := runAway(t, discard(), settings(broker.URL()))
+	c := settings(url)
+	c.ConnectTimeout = time.Hour
+	prepared := make(chan error, 1)
+	go func() {
+		_, err := p.Prepare(t.Context(), c)
+		prepared <- err
+	}()
+	attempt := <-accepted
+	broker.Refuse(false)
+	if err := p.AwaitAvailable(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	attempt.Close()
+	if err := <-prepared; err == nil || !strings.Contains(err.Error(), "the connection in use stays") {
+		t.Errorf("error %v", err)
+	}
+	must(t, p, delivery("x", "k"), Confirmed)
+}
+
 func TestAConnectionMadeWhileAReloadToADeadBrokerWasPreparedIsLeftAtItsCommit(t *testing.T) {
 	broker, next := amqptest.Start(t), amqptest.Start(t)
 	broker.Refuse(true)
