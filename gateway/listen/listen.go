@@ -13,7 +13,7 @@ import (
 )
 
 // Set is the listening sockets in force. One caller at a time changes it, from Prepare to Commit or Abort, with Mend or with Close;
-// Addresses waits for none of them.
+// Addresses and Unreachable wait for none of them.
 type Set struct {
 	// Handle gets each connection and the address it came to. It must not block.
 	Handle func(address string, c net.Conn)
@@ -129,7 +129,7 @@ func (s *Set) Mend() (mended []string, lost Unbound) {
 		again, err := sock.again()
 		switch {
 		case err != nil:
-			lost[address] = fmt.Errorf("nobody can connect to %s: %w", address, err)
+			lost[address] = unreachable(address, err)
 		case again != nil:
 			s.mu.Lock()
 			s.sockets[address] = again
@@ -200,4 +200,24 @@ func (s *Set) Addresses() map[string]string {
 		bound[address] = sock.bound()
 	}
 	return bound
+}
+
+// Unreachable looks for the files of the Unix sockets in force, and returns why those cannot be found that nobody finds now.
+func (s *Set) Unreachable() Unbound {
+	s.mu.Lock()
+	socks := slices.Collect(maps.Values(s.sockets))
+	s.mu.Unlock()
+	lost := Unbound{}
+	for _, sock := range socks {
+		if u, ok := sock.listener.(*UnixSocket); ok {
+			if err := u.Lost(); err != nil {
+				lost[sock.address] = unreachable(sock.address, err)
+			}
+		}
+	}
+	return lost
+}
+
+func unreachable(address string, err error) error {
+	return fmt.Errorf("nobody can connect to %s: %w", address, err)
 }
