@@ -305,14 +305,18 @@ func TestA_Unix_socket_whose_file_was_removed_is_made_again_by_a_reload_and_by_o
 	h := newHouse(t, entry("a", port(t)))
 	path, admin := h.dir+"/in.sock", h.dir+"/admin.sock"
 	address := "unix:" + path
-	h.must(h.apply(h.config(entry("a", address))))
+	double := amqptest.Start(t) // one that is away is told of, too
+	config := func(listener string) string {
+		return strings.Replace(h.config(listener), quote(nowhere), quote(double.URL()), 1)
+	}
+	h.must(h.apply(config(entry("a", address))))
 	if told := h.Mend(); told.Listeners != nil || told.Warnings != nil {
 		t.Errorf("with nothing to mend %+v", told)
 	}
 	c := smtptest.Open(t, address)
 	for i, mend := range []func() routes.Applied{
 		h.Mend,
-		func() routes.Applied { return h.must(h.apply(h.config(entry("a", address, "routing_key: b")))) },
+		func() routes.Applied { return h.must(h.apply(config(entry("a", address, "routing_key: b")))) },
 	} {
 		for _, gone := range []string{path, admin} {
 			if err := os.Remove(gone); err != nil {
