@@ -361,10 +361,27 @@ func TestAnother_file_in_the_place_of_a_Unix_socket_is_told_of_and_left_alone(t 
 	if actions(told) != "a kept" || !slices.Equal(told.Warnings[len(told.Warnings)-2:], want) {
 		t.Errorf("told %+v, want %q", told, want)
 	}
+	for range 2 { // as long as it is so
+		if s := h.Status(); s.Listeners[0].Unreachable != want[0] || s.Admin != want[1] {
+			t.Errorf("status: listener %q, admin %q", s.Listeners[0].Unreachable, s.Admin)
+		}
+	}
 	for _, place := range []string{path, admin} {
 		if b, err := os.ReadFile(place); string(b) != "precious" {
 			t.Errorf("%s: %q, %v", place, b, err)
 		}
+		if err := os.Remove(place); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const gone = ": its file is gone: a reload makes it again"
+	want = []string{"nobody can connect to unix:" + path + gone, "nobody can connect to the admin socket " + admin + gone}
+	if s := h.Status(); s.Listeners[0].Unreachable != want[0] || s.Admin != want[1] {
+		t.Errorf("status: listener %q, admin %q", s.Listeners[0].Unreachable, s.Admin)
+	}
+	h.Mend()
+	if s := h.Status(); s.Listeners[0].Unreachable != "" || s.Admin != "" {
+		t.Errorf("mended, status: listener %q, admin %q", s.Listeners[0].Unreachable, s.Admin)
 	}
 }
 

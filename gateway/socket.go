@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,9 +29,10 @@ type adminSocket struct {
 	ending  context.Context // ends: what is still answered is cut
 	end     context.CancelFunc
 
+	socket atomic.Pointer[listen.UnixSocket] // in use; nil where there is none. Apply alone sets it
+
 	// owned by Apply
 	path   string // of the socket in use; "" where there is none
-	socket *listen.UnixSocket
 	server *http.Server
 }
 
@@ -135,7 +137,8 @@ func (c *adminChange) Commit() {
 	if old := a.server; old != nil {
 		a.serving.Go(func() { shut(a.ending, old) })
 	}
-	a.path, a.socket, a.server = c.path, c.socket, nil
+	a.path, a.server = c.path, nil
+	a.socket.Store(c.socket)
 	if c.socket == nil {
 		return
 	}
@@ -158,10 +161,11 @@ func (c *adminChange) Abort() {
 
 // mend makes the socket again if somebody removed its file, and tells so, or why it cannot be reached; "" where nothing is wrong.
 func (a *adminSocket) mend() (told string) {
-	if a.socket == nil {
+	old := a.socket.Load()
+	if old == nil {
 		return ""
 	}
-	gone, err := a.socket.Gone()
+	gone, err := old.Gone()
 	if gone {
 		var socket *listen.UnixSocket
 		if socket, _, err = bindAdmin(a.path); err == nil {
@@ -170,9 +174,25 @@ func (a *adminSocket) mend() (told string) {
 		}
 	}
 	if err != nil {
-		return fmt.Sprintf("nobody can connect to the admin socket %s: %v", a.path, err)
+		return adminUnreachable(a.path, err)
 	}
 	return ""
+}
+
+// unreachable tells why nobody finds the socket now; "" where it is found. Who asks came by another name of it.
+func (a *adminSocket) unreachable() string {
+	socket := a.socket.Load()
+	if socket == nil {
+		return ""
+	}
+	if err := socket.Lost(); err != nil {
+		return adminUnreachable(socket.Addr().String(), err)
+	}
+	return ""
+}
+
+func adminUnreachable(path string, err error) string {
+	return fmt.Sprintf("nobody can connect to the admin socket %s: %v", path, err)
 }
 
 // close stops serving.

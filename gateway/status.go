@@ -17,6 +17,7 @@ type Status struct {
 	Started   time.Time        `json:"started"`
 	Listeners []ListenerStatus `json:"listeners"` // in the file's order
 	Draining  []DrainingStatus `json:"draining,omitempty"`
+	Admin     string           `json:"admin_unreachable,omitempty"` // why nobody can connect to the admin socket by its path
 	Broker    publish.Status   `json:"broker"`
 	Spools    []spool.Status   `json:"spools"` // the one in use first; others are replayed until they are empty
 	Limits    LimitsStatus     `json:"limits"`
@@ -50,7 +51,8 @@ func process() ProcessStatus {
 type ListenerStatus struct {
 	Name             string     `json:"name"`
 	Address          string     `json:"address"`
-	Bound            string     `json:"bound"` // with the port in use where the address says 0
+	Bound            string     `json:"bound"`                 // with the port in use where the address says 0
+	Unreachable      string     `json:"unreachable,omitempty"` // why nobody can connect, where that is known: the file of a Unix socket
 	Sessions         int64      `json:"sessions"`
 	Accepted         uint64     `json:"accepted"`                        // messages
 	Confirmed        uint64     `json:"confirmed"`                       // deliveries
@@ -91,10 +93,11 @@ func (g *Gateway) draining(now *running) []DrainingStatus {
 // Status returns the present state. Apply must have been called.
 func (g *Gateway) Status() Status {
 	s := Status{Version: g.version, Started: g.started, Broker: g.publisher.Status(), Spools: g.store.status(), Process: process()}
-	bound, sessions := g.sockets.Addresses(), g.sessions.byAddress()
+	bound, lost, sessions := g.sockets.Addresses(), g.sockets.Unreachable(), g.sessions.byAddress()
 	running := g.running.Load()
 	s.Limits = LimitsStatus{g.limits.connections(), running.most, g.memory.Used(), running.table.Config.Limits.Memory}
 	s.Draining = g.draining(running)
+	s.Admin = g.admin.unreachable()
 	for _, t := range running.table.Listeners {
 		l := running.listeners[t.Address]
 		status := ListenerStatus{
@@ -103,6 +106,9 @@ func (g *Gateway) Status() Status {
 			Confirmed: l.state.confirmed.Load(), Spooled: l.state.spooled.Load(), Refused: l.state.refused.Load(), Partly: l.state.partly.Load(),
 			Memory:     l.state.memory.Used(),
 			Injections: l.state.injections.Load(), CertificateUntil: certificateUntil(l.TLS),
+		}
+		if err := lost[l.Address]; err != nil {
+			status.Unreachable = err.Error()
 		}
 		s.Listeners = append(s.Listeners, status)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,14 +17,16 @@ const (
 	askProtocol   = unix.SizeofNlMsghdr + 1
 	askStates     = unix.SizeofNlMsghdr + 4 // a bit each
 	answerPort    = 4                       // of an inet_diag_msg: the local port, in network order
+	answerAddress = 8                       // of an inet_diag_msg: the local address, 4 octets or 16 by its family
+	answerLeast   = answerAddress + 16
 	stateSynRecv  = 3
 	diagBuffer    = 32 << 10
 	diagMostReads = 1 << 10 // of one answer: a flood of half-open connections is not read to its end
 )
 
-// halfOpen returns the local TCP ports at which a handshake of one of these families is under way (sock_diag(7)). The kernel walks
-// the table of all its connections for each family: milliseconds, on a machine with much memory.
-func halfOpen(families []byte) (map[uint16]bool, error) {
+// halfOpen returns the local addresses, IPv4 never as mapped into IPv6, at which a TCP handshake of one of these families is under
+// way (sock_diag(7)). The kernel walks the table of all its connections for each family: milliseconds, on a machine with much memory.
+func halfOpen(families []byte) (map[netip.AddrPort]bool, error) {
 	if len(families) == 0 {
 		return nil, nil
 	}
@@ -32,16 +35,16 @@ func halfOpen(families []byte) (map[uint16]bool, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	ports := map[uint16]bool{}
+	inside := map[netip.AddrPort]bool{}
 	for _, family := range families {
 		if err := unix.Sendto(fd, diagRequest(family), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 			return nil, err
 		}
-		if err := readDiag(fd, ports); err != nil {
+		if err := readDiag(fd, inside); err != nil {
 			return nil, err
 		}
 	}
-	return ports, nil
+	return inside, nil
 }
 
 // diagRequest asks for every TCP connection of a family whose handshake is under way.
@@ -55,8 +58,8 @@ func diagRequest(family byte) []byte {
 	return b
 }
 
-// readDiag reads the answer to one question, and enters its ports.
-func readDiag(fd int, ports map[uint16]bool) error {
+// readDiag reads the answer to one question, and enters its local addresses.
+func readDiag(fd int, inside map[netip.AddrPort]bool) error {
 	b := make([]byte, diagBuffer)
 	for range diagMostReads {
 		n, _, err := unix.Recvfrom(fd, b, 0)
@@ -73,10 +76,20 @@ func readDiag(fd int, ports map[uint16]bool) error {
 				return nil
 			case m.Header.Type == unix.NLMSG_ERROR && len(m.Data) >= 4:
 				return fmt.Errorf("sock_diag: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data))))
-			case m.Header.Type == unix.SOCK_DIAG_BY_FAMILY && len(m.Data) >= answerPort+2:
-				ports[binary.BigEndian.Uint16(m.Data[answerPort:])] = true
+			case m.Header.Type == unix.SOCK_DIAG_BY_FAMILY && len(m.Data) >= answerLeast:
+				inside[localAddress(m.Data)] = true
 			}
 		}
 	}
 	return errors.New("sock_diag: too long an answer")
+}
+
+// localAddress is the one in an inet_diag_msg. IPv4 comes to a socket of both families mapped into IPv6.
+func localAddress(msg []byte) netip.AddrPort {
+	octets := msg[answerAddress:answerLeast]
+	if msg[0] == unix.AF_INET {
+		octets = octets[:4]
+	}
+	ip, _ := netip.AddrFromSlice(octets)
+	return netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(msg[answerPort:]))
 }

@@ -12,7 +12,8 @@ import (
 	"sync"
 )
 
-// Set is the listening sockets in force.
+// Set is the listening sockets in force. One caller at a time changes it, from Prepare to Commit or Abort, with Mend or with Close;
+// Addresses and Unreachable wait for none of them.
 type Set struct {
 	// Handle gets each connection and the address it came to. It must not block.
 	Handle func(address string, c net.Conn)
@@ -20,16 +21,19 @@ type Set struct {
 
 	accepting sync.WaitGroup // accept loops and sweeps
 
-	// guarded by mu
+	// owned by the caller who changes the Set
+	closing []*socket // whose sweep had not ended when last looked at
+
+	// guarded by mu, for writing: only he who changes the Set writes, and he reads without
 	mu      sync.Mutex
 	sockets map[string]*socket
-	closing []*socket // whose sweep had not ended when last looked at
 }
 
 // Change is a new set of addresses whose sockets are bound, and not served yet.
 type Change struct {
 	set     *Set
 	added   []*socket
+	held    []*socket // of a removal just before, not swept to the end: taken back into service
 	removed []string
 }
 
@@ -48,13 +52,15 @@ func (u Unbound) Error() string {
 // Prepare binds those of the canonical addresses wanted that are new. Its error is Unbound: every address that cannot be bound
 // is told.
 func (s *Set) Prepare(wanted []string) (*Change, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	c := &Change{set: s}
 	unbound, stays := Unbound{}, map[string]bool{}
 	for _, address := range wanted {
 		stays[address] = true
 		if s.sockets[address] != nil {
+			continue
+		}
+		if sock := s.hold(address); sock != nil {
+			c.held = append(c.held, sock)
 			continue
 		}
 		s.awaitClosed(address)
@@ -77,8 +83,12 @@ func (s *Set) Prepare(wanted []string) (*Change, error) {
 	return c, nil
 }
 
-// Abort closes what Prepare bound.
+// Abort closes what Prepare bound, and has what it held swept on.
 func (c *Change) Abort() {
+	for _, sock := range c.held {
+		sock.deafen()
+		sock.state.Store(swept)
+	}
 	for _, sock := range c.added {
 		sock.Close()
 	}
@@ -92,6 +102,11 @@ func (c *Change) Commit() {
 	defer s.mu.Unlock()
 	if s.sockets == nil {
 		s.sockets = map[string]*socket{}
+	}
+	for _, sock := range c.held {
+		c.added = append(c.added, newSocket(sock.address, sock.listener))
+		sock.state.Store(returned)
+		close(sock.closed)
 	}
 	for _, sock := range c.added {
 		s.sockets[sock.address] = sock
@@ -108,17 +123,17 @@ func (c *Change) Commit() {
 // Mend makes the sockets again whose files somebody removed; who is connected stays so. It returns their addresses, and of the other
 // addresses that nobody can find any more why.
 func (s *Set) Mend() (mended []string, lost Unbound) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	lost = Unbound{}
 	var gone []*socket
 	for address, sock := range s.sockets {
 		again, err := sock.again()
 		switch {
 		case err != nil:
-			lost[address] = fmt.Errorf("nobody can connect to %s: %w", address, err)
+			lost[address] = unreachable(address, err)
 		case again != nil:
+			s.mu.Lock()
 			s.sockets[address] = again
+			s.mu.Unlock()
 			s.accepting.Go(func() { s.accept(again) })
 			mended, gone = append(mended, address), append(gone, sock)
 		}
@@ -129,14 +144,14 @@ func (s *Set) Mend() (mended []string, lost Unbound) {
 
 // Close retires every socket and returns when the last of them is closed.
 func (s *Set) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.retire(slices.Collect(maps.Values(s.sockets)))
+	s.mu.Lock()
 	clear(s.sockets)
+	s.mu.Unlock()
 	s.accepting.Wait()
 }
 
-// retire lets nobody new in at these sockets, and has them swept and closed; it does not wait for that. The caller holds mu.
+// retire lets nobody new in at these sockets, and has them swept and closed; it does not wait for that.
 func (s *Set) retire(socks []*socket) {
 	if len(socks) == 0 {
 		return
@@ -144,24 +159,36 @@ func (s *Set) retire(socks []*socket) {
 	for _, sock := range socks {
 		sock.wake()
 	}
-	s.closing = append(s.closing, socks...)
+	s.closing = append(slices.DeleteFunc(s.closing, (*socket).isClosed), socks...)
 	s.accepting.Go(func() { s.sweep(socks) })
 }
 
-// awaitClosed returns when no socket that is being swept stands in the way of address. The caller holds mu.
+// hold returns the TCP socket of address that is being swept, which now hears again and is left alone by its sweep until it is taken
+// back or given up; nil where there is none. So one client half-way in holds up nobody who wants the address again.
+func (s *Set) hold(address string) *socket {
+	for _, sock := range s.closing {
+		if sock.address != address || sock.port() == 0 {
+			continue
+		}
+		<-sock.left
+		if !sock.state.CompareAndSwap(swept, held) {
+			continue
+		}
+		if sock.hear() == nil {
+			return sock
+		}
+		sock.state.Store(swept)
+	}
+	return nil
+}
+
+// awaitClosed returns when no socket that is being swept stands in the way of address.
 func (s *Set) awaitClosed(address string) {
-	var still []*socket
 	for _, sock := range s.closing {
 		if sock.address == address || overlap(sock.address, address) {
 			<-sock.closed
 		}
-		select {
-		case <-sock.closed:
-		default:
-			still = append(still, sock)
-		}
 	}
-	s.closing = still
 }
 
 // Addresses returns what each address in force is bound to, which tells the port where the address says 0.
@@ -173,4 +200,24 @@ func (s *Set) Addresses() map[string]string {
 		bound[address] = sock.bound()
 	}
 	return bound
+}
+
+// Unreachable looks for the files of the Unix sockets in force, and returns why those cannot be found that nobody finds now.
+func (s *Set) Unreachable() Unbound {
+	s.mu.Lock()
+	socks := slices.Collect(maps.Values(s.sockets))
+	s.mu.Unlock()
+	lost := Unbound{}
+	for _, sock := range socks {
+		if u, ok := sock.listener.(*UnixSocket); ok {
+			if err := u.Lost(); err != nil {
+				lost[sock.address] = unreachable(sock.address, err)
+			}
+		}
+	}
+	return lost
+}
+
+func unreachable(address string, err error) error {
+	return fmt.Errorf("nobody can connect to %s: %w", address, err)
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -21,9 +22,18 @@ type socket struct {
 	address string
 	closing chan struct{} // closed when it is to close
 	left    chan struct{} // closed when its accept loop has ended
-	closed  chan struct{} // closed with the socket
+	closed  chan struct{} // closed with the socket, or when it was taken back
+	state   atomic.Int32  // once it is to close: swept, held, returned or gone
 	looks   int           // of its sweep, in a row, that found nobody half-way in
 }
+
+// The states of a socket that is to close.
+const (
+	swept    int32 = iota
+	held           // by a Change: its sweep leaves it alone
+	returned       // to service, as another *socket: its sweep is over
+	gone           // it is closed
+)
 
 // listener is a *net.TCPListener or a *UnixSocket.
 type listener interface {
@@ -38,7 +48,11 @@ func bind(address string) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &socket{listener: l, address: address, closing: make(chan struct{}), left: make(chan struct{}), closed: make(chan struct{})}, nil
+	return newSocket(address, l), nil
+}
+
+func newSocket(address string, l listener) *socket {
+	return &socket{listener: l, address: address, closing: make(chan struct{}), left: make(chan struct{}), closed: make(chan struct{})}
 }
 
 func open(address string) (listener, error) {
@@ -61,7 +75,7 @@ func open(address string) (listener, error) {
 	return l.(*net.TCPListener), nil
 }
 
-// explain says in the operator's words why an address cannot be bound, and what to do. The caller holds mu.
+// explain says in the operator's words why an address cannot be bound, and what to do.
 func (s *Set) explain(address string, err error) error {
 	remedy := ""
 	switch {
@@ -130,6 +144,16 @@ func (sock *socket) wake() {
 	close(sock.closing)
 	sock.SetDeadline(time.Unix(1, 0))
 	sock.deafen()
+}
+
+// isClosed tells whether it stands in nobody's way any more.
+func (sock *socket) isClosed() bool {
+	select {
+	case <-sock.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // accept takes connections until the socket is to close. It outlives a want of descriptors.

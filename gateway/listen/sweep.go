@@ -1,9 +1,12 @@
 package listen
 
 import (
+	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +27,7 @@ const (
 // mostSwept is as many connections as an accept queue can hold (listen(2) takes its length in 16 bits): more came later.
 const mostSwept = 1 << 16
 
-// sweep takes what the kernel has queued for sockets that were woken, and closes them.
+// sweep takes what the kernel has queued for sockets that were woken, and closes those that nobody takes back.
 func (s *Set) sweep(socks []*socket) {
 	for _, sock := range socks {
 		<-sock.left
@@ -34,13 +37,17 @@ func (s *Set) sweep(socks []*socket) {
 		inside, err := halfOpen(families(left))
 		waited := time.Since(begun)
 		left = slices.DeleteFunc(left, func(sock *socket) bool {
-			if err != nil && waited < sweepBlind || inside[sock.port()] {
+			if state := sock.state.Load(); state != swept {
+				sock.looks = 0
+				return state == returned
+			}
+			if err != nil && waited < sweepBlind || sock.anyOf(inside) {
 				sock.looks = 0
 			} else {
 				sock.looks++
 			}
 			s.empty(sock)
-			if sock.looks < sweepLooks && waited < sweepMost {
+			if sock.looks < sweepLooks && waited < sweepMost || !sock.state.CompareAndSwap(swept, gone) {
 				return false
 			}
 			sock.Close()
@@ -102,6 +109,25 @@ func families(socks []*socket) []byte {
 	return all
 }
 
+// anyOf tells whether one of these local addresses, none of them mapped, is the socket's: who comes there comes to it. A wildcard has
+// every address of its family, the one without a host those of both. A zone is not looked at: the kernel does not tell it here.
+func (sock *socket) anyOf(local map[netip.AddrPort]bool) bool {
+	addr, ok := sock.Addr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip, both := addr.AddrPort().Addr().Unmap().WithZone(""), strings.HasPrefix(sock.address, ":")
+	if !both && !ip.IsUnspecified() {
+		return local[netip.AddrPortFrom(ip, uint16(addr.Port))]
+	}
+	for l := range local {
+		if int(l.Port()) == addr.Port && (both || l.Addr().Is4() == ip.Is4()) {
+			return true
+		}
+	}
+	return false
+}
+
 // port is a TCP socket's own; 0 for one of another kind.
 func (sock *socket) port() uint16 {
 	if addr, ok := sock.Addr().(*net.TCPAddr); ok {
@@ -125,6 +151,22 @@ func (sock *socket) deafen() {
 		filter := overlookSYN
 		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	})
+}
+
+// hear undoes deafen, and what wake did to the deadline.
+func (sock *socket) hear() error {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var detached error
+	err = raw.Control(func(fd uintptr) {
+		detached = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	})
+	if detached == unix.ENOENT {
+		detached = nil // there was none
+	}
+	return errors.Join(err, detached, sock.SetDeadline(time.Time{}))
 }
 
 // overlookSYN drops every TCP segment that opens a connection (RFC 9293 section 3.1), and lets the rest in.

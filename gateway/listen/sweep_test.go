@@ -6,10 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,41 +60,185 @@ func (m *mute) unmute(t *testing.T) {
 	}
 }
 
-func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndItsAddressTakenAgainAfterwards(t *testing.T) {
-	for _, host := range []string{"127.0.0.1", "[::1]"} {
-		port := port(t)
-		address := fmt.Sprintf("%s:%d", host, port)
-		s := echo(t)
-		apply(t, s, address)
-		m := dialMute(t, address)
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			ports, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
-			if err != nil {
-				t.Skip("the kernel does not tell of handshakes here: ", err)
-			}
-			if ports[uint16(port)] {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("no handshake is under way")
-			}
+// awaitHalfOpen returns when a handshake is under way at this local address, as the kernel tells it.
+func awaitHalfOpen(t *testing.T, address string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		inside, err := halfOpen([]byte{unix.AF_INET, unix.AF_INET6})
+		if err != nil {
+			t.Skip("the kernel does not tell of handshakes here: ", err)
 		}
-		apply(t, s) // returns, though the socket is not closed
-		m.unmute(t)
-		apply(t, s, address) // waits for that
-		if err := <-m.connected; err != nil {
-			t.Fatal(err)
+		if inside[netip.MustParseAddrPort(address)] {
+			return
 		}
-		m.conn.SetDeadline(time.Now().Add(time.Minute))
-		b := make([]byte, 100)
-		if n, err := m.conn.Read(b); string(b[:n]) != address {
-			t.Errorf("it reads %q, %v", b[:n], err)
-		}
-		m.conn.Close()
-		if got, err := answer(address); got != address {
-			t.Errorf("the address taken again answers %q, %v", got, err)
+		if time.Now().After(deadline) {
+			t.Fatalf("no handshake is under way at %s: %v", address, inside)
 		}
 	}
+}
+
+func TestASweepWaitsForTheClientsOfItsOwnAddressAlone(t *testing.T) {
+	for _, c := range []struct {
+		host string // of the socket
+		dial string
+		want map[string]bool // whether one half-way in there is its own
+	}{
+		{"127.0.0.1", "127.0.0.1", map[string]bool{"127.0.0.1": true, "127.0.0.2": false, "::1": false}},
+		{"0.0.0.0", "127.0.0.2", map[string]bool{"127.0.0.1": true, "127.0.0.2": true, "::1": false}},
+		{"[::1]", "[::1]", map[string]bool{"127.0.0.1": false, "::1": true}},
+		{"[::]", "[::1]", map[string]bool{"127.0.0.1": false, "::1": true}},
+		{"", "127.0.0.3", map[string]bool{"127.0.0.1": true, "127.0.0.3": true, "::1": true}},
+		{"", "[::1]", map[string]bool{"127.0.0.1": true, "::1": true}},
+	} {
+		p := uint16(port(t))
+		sock, err := bind(fmt.Sprintf("%s:%d", c.host, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for host, want := range c.want {
+			for at, want := range map[uint16]bool{p: want, p + 1: false} {
+				local := netip.AddrPortFrom(netip.MustParseAddr(host), at)
+				if got := sock.anyOf(map[netip.AddrPort]bool{local: true}); got != want {
+					t.Errorf("%s, a client at %s: %v", sock.address, local, got)
+				}
+			}
+		}
+		at := fmt.Sprintf("%s:%d", c.dial, p)
+		m := dialMute(t, at)
+		awaitHalfOpen(t, at)
+		if inside, err := halfOpen(families([]*socket{sock})); err != nil || !sock.anyOf(inside) {
+			t.Errorf("%s: the client at %s is not seen: %v, %v", sock.address, at, inside, err)
+		}
+		sock.Close()
+		m.unmute(t) // and is refused
+	}
+}
+
+func TestAClientHalfWayInAtAKeptAddressHoldsUpNoOtherOfTheSamePort(t *testing.T) {
+	p := port(t)
+	kept, goes := fmt.Sprintf("127.0.0.1:%d", p), fmt.Sprintf("127.0.0.2:%d", p)
+	s := echo(t)
+	apply(t, s, kept, goes)
+	m := dialMute(t, kept)
+	awaitHalfOpen(t, kept)
+	sock := s.sockets[goes]
+	apply(t, s, kept)
+	<-sock.closed
+	if sock.looks < sweepLooks {
+		t.Errorf("it was closed by the clock, after %d looks", sock.looks)
+	}
+	m.unmute(t)
+	if err := <-m.connected; err != nil {
+		t.Error(err)
+	}
+	m.conn.Close()
+}
+
+func TestAClientHalfWayThroughItsHandshakeIsWaitedForAndHoldsUpNobodyWhoWantsItsAddressAgain(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		for _, afterwards := range []bool{false, true} {
+			address := fmt.Sprintf("%s:%d", host, port(t))
+			s := echo(t)
+			apply(t, s, address)
+			m := dialMute(t, address)
+			awaitHalfOpen(t, address)
+			before := s.sockets[address]
+			apply(t, s) // returns, though the socket is not closed
+			if afterwards {
+				m.unmute(t)
+				<-before.closed
+			}
+			apply(t, s, address)
+			if got := s.sockets[address].listener != before.listener; got != afterwards {
+				t.Errorf("%s wanted again: a new socket %v, want %v", address, got, afterwards)
+			}
+			if !afterwards {
+				if got, err := answer(address); got != address {
+					t.Errorf("the address taken back answers %q, %v", got, err)
+				}
+				m.unmute(t)
+			}
+			if err := <-m.connected; err != nil {
+				t.Fatal(err)
+			}
+			m.conn.SetDeadline(time.Now().Add(time.Minute))
+			b := make([]byte, 100)
+			if n, err := m.conn.Read(b); string(b[:n]) != address {
+				t.Errorf("it reads %q, %v", b[:n], err)
+			}
+			m.conn.Close()
+			if got, err := answer(address); got != address {
+				t.Errorf("the address taken again answers %q, %v", got, err)
+			}
+			s.Close()
+			if _, err := answer(address); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("closed at last, it answers %v", err)
+			}
+		}
+	}
+}
+
+func TestASocketHeldForAReloadInVainIsDeafAgainAndCloses(t *testing.T) {
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", port(t))
+	s := echo(t)
+	apply(t, s, address)
+	m := dialMute(t, address)
+	awaitHalfOpen(t, address)
+	before := s.sockets[address]
+	apply(t, s)
+	if _, err := s.Prepare([]string{address, taken.Addr().String()}); err == nil {
+		t.Fatal("prepared")
+	}
+	if state := before.state.Load(); state != swept && state != gone {
+		t.Errorf("state %d", state)
+	}
+	m.unmute(t)
+	<-before.closed
+	if _, err := answer(address); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("it answers %v", err)
+	}
+	apply(t, s, address)
+	if got, err := answer(address); got != address {
+		t.Errorf("taken again it answers %q, %v", got, err)
+	}
+	<-m.connected
+}
+
+func TestTheAddressesAreToldWhileAReloadWaitsForASocketToClose(t *testing.T) {
+	p := port(t)
+	synctest.Test(t, func(t *testing.T) {
+		closing := newSocket(fmt.Sprintf("127.0.0.1:%d", p), nil)
+		s := &Set{Log: slog.New(slog.DiscardHandler), closing: []*socket{closing}}
+		prepared := false
+		go func() {
+			c, err := s.Prepare([]string{fmt.Sprintf("0.0.0.0:%d", p)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Abort()
+			prepared = true
+		}()
+		synctest.Wait()
+		if prepared {
+			t.Fatal("it does not wait")
+		}
+		if !s.mu.TryLock() {
+			t.Error("who asks waits too")
+		} else {
+			s.mu.Unlock()
+		}
+		close(closing.closed)
+		synctest.Wait()
+		if !prepared {
+			t.Error("it does not go on")
+		}
+	})
 }
 
 func TestAUnixSocketThatClosesServesWhatItsQueueHolds(t *testing.T) {

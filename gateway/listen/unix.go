@@ -88,6 +88,15 @@ func (s *UnixSocket) Gone() (bool, error) {
 	return false, err
 }
 
+// Lost is why nobody finds the socket by its path now; nil where it is found.
+func (s *UnixSocket) Lost() error {
+	gone, err := s.Gone()
+	if gone {
+		return errors.New("its file is gone: a reload makes it again")
+	}
+	return err
+}
+
 // Close stops listening, and removes the file if it still is this socket's.
 func (s *UnixSocket) Close() error {
 	s.unlink()

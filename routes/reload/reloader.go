@@ -30,7 +30,7 @@ var ErrStopped = errors.New("the daemon is stopping")
 type Reloader struct {
 	Path  string
 	Apply func(context.Context, *routes.Table) (routes.Applied, error)
-	Mend  func() routes.Applied // called where the files say what is in force already; nil: there is nothing to mend
+	Mend  func() routes.Applied // called where what is in force stays so: nothing new, or nothing good; nil: there is nothing to mend
 	Log   *slog.Logger
 
 	once     sync.Once
@@ -242,10 +242,7 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 	if err == nil && r.table != nil {
 		if read.Digest == report.Before {
 			r.forget()
-			if r.Mend != nil {
-				mended := r.Mend()
-				report.Listeners, report.Warnings = mended.Listeners, mended.Warnings
-			}
+			r.mend(&report)
 			return r.conclude(report, Unchanged, nil), nil
 		}
 		report.Changes = config.Diff(r.table.Config, read)
@@ -261,7 +258,7 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 		r.again("")
 	}
 	if err != nil {
-		return r.conclude(report, Rejected, err), err
+		return r.reject(report, err), err
 	}
 	for _, w := range table.Warnings {
 		report.Warnings = append(report.Warnings, w.String())
@@ -272,13 +269,28 @@ func (r *Reloader) load(ctx context.Context, by Trigger, careful bool) (Report, 
 	}
 	if err != nil {
 		r.again(read.Digest)
-		return r.conclude(report, Rejected, err), err
+		return r.reject(report, err), err
 	}
 	r.table, r.retry, r.tried = table, 0, ""
 	report.Generation = applied.Generation
 	report.Warnings = append(report.Warnings, applied.Warnings...)
 	report.Listeners = markUpdated(applied.Listeners, report.Changes)
 	return r.conclude(report, Applied, nil), nil
+}
+
+// reject concludes a reload in vain. A socket whose file is gone is made again all the same: who asks what is wrong needs one.
+func (r *Reloader) reject(report Report, err error) Report {
+	r.mend(&report)
+	return r.conclude(report, Rejected, err)
+}
+
+// mend has mended what is in force, if anything is, and enters in report what came of it.
+func (r *Reloader) mend(report *Report) {
+	if r.Mend == nil || r.table == nil {
+		return
+	}
+	mended := r.Mend()
+	report.Listeners, report.Warnings = mended.Listeners, append(report.Warnings, mended.Warnings...)
 }
 
 // hasStood tells whether the removal in these octets has been seen for long enough; if not, it is looked at again.
@@ -343,9 +355,8 @@ func (r *Reloader) count(report *Report) (known bool) {
 		s.Succeeded = time.Now()
 	}
 	report.Generation = s.Generation
-	unasked := report.Trigger == Retry && report.Result == Rejected ||
-		report.Trigger == Watch && report.Result == Unchanged && len(report.Listeners) == 0
-	known = unasked && slices.Equal(s.Errors, report.Errors)
+	unasked := report.Trigger == Retry && report.Result == Rejected || report.Trigger == Watch && report.Result == Unchanged
+	known = unasked && len(report.Listeners) == 0 && slices.Equal(s.Errors, report.Errors)
 	s.Errors = report.Errors
 	s.Degraded = len(s.Errors) > 0
 	s.Kept = s.Degraded && report.Result != Rejected

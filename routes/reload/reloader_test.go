@@ -327,6 +327,46 @@ func TestWhat_a_reload_that_changes_nothing_mends_is_reported_whoever_asked(t *t
 	})
 }
 
+func TestWhat_is_in_force_is_mended_also_when_the_files_are_invalid_or_refused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := emptySite(t).deaf()
+		s.write("listeners: nonsense\n")
+		mended := 0
+		s.Reloader.Mend = func() routes.Applied {
+			mended++
+			return routes.Applied{
+				Listeners: []routes.AppliedListener{{Name: "a", Address: "unix:/a", Action: routes.Remade}}, Warnings: []string{"of Mend"},
+			}
+		}
+		if err := s.Reloader.Run(t.Context(), nil); err == nil || mended > 0 {
+			t.Fatalf("the start: %v, mended %d times", err, mended)
+		}
+	})
+	for _, c := range []struct {
+		name, content string
+		refused       error
+	}{
+		{"invalid", listeners(1000, "a") + "nonsense: 1\n", nil},
+		{"refused", listeners(1001, "a"), errors.New("the port is busy")},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := emptySite(t).deaf()
+			s.write(listeners(1000, "a"))
+			mended := routes.Applied{
+				Listeners: []routes.AppliedListener{{Name: "a", Address: "unix:/a", Action: routes.Remade}}, Warnings: []string{"of Mend"},
+			}
+			s.Reloader.Mend = func() routes.Applied { return mended }
+			s.run()
+			s.fail(c.refused)
+			s.write(c.content)
+			r := s.reload()
+			if r.Result != Rejected || !slices.Equal(r.Listeners, mended.Listeners) || !slices.Equal(r.Warnings, mended.Warnings) {
+				t.Errorf("%s: report %+v", c.name, r)
+			}
+		})
+	}
+}
+
 func TestThe_history_keeps_the_last_twenty_and_leaves_out_what_tells_nothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, listeners(1000, "a")).deaf().run()

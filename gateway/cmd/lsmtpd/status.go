@@ -110,6 +110,14 @@ func statusText(s admin.Status, now time.Time) string {
 		fmt.Fprintf(w, "%s\t%s\t%d\tdraining\n", d.Name, d.Address, d.Sessions)
 	}
 	_ = w.Flush() // into b
+	for _, l := range s.Listeners {
+		if l.Unreachable != "" {
+			fmt.Fprintf(&b, "listener %s: %s\n", l.Name, l.Unreachable)
+		}
+	}
+	if s.Admin != "" {
+		b.WriteString(s.Admin + "\n")
+	}
 	return b.String()
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway"
+	"lsmtpd/gateway/admin"
 	"lsmtpd/gateway/publish"
 )
 
@@ -42,5 +44,20 @@ func TestStatus_tells_of_each_destination_whose_mail_is_not_published_and_why(t 
 `
 	if got := b.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestStatus_tells_which_sockets_nobody_can_connect_to(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s := admin.Status{Status: gateway.Status{
+		Listeners: []gateway.ListenerStatus{
+			{Name: "a", Address: "127.0.0.1:25"},
+			{Name: "u", Address: "unix:/u", Unreachable: "nobody can connect to unix:/u: another file is there"},
+		},
+		Admin: "nobody can connect to the admin socket /a: another file is there",
+	}}
+	const want = "\nlistener u: nobody can connect to unix:/u: another file is there\nnobody can connect to the admin socket /a: another file is there\n"
+	if got := statusText(s, now); !strings.HasSuffix(got, want) || strings.Contains(got, "listener a") {
+		t.Errorf("got\n%swant at its end\n%s", got, want)
 	}
 }
