@@ -131,7 +131,10 @@ func see(d *mail.Delivery) seen {
 // replayed replays until n deliveries were tried, each answered Done, and returns them in their order.
 func replayed(t testing.TB, s *Spool, n int) []seen {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	if n == 0 {
+		return nil // no delivery would end it
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	var all []seen
