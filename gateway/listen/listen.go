@@ -53,6 +53,7 @@ func (u Unbound) Error() string {
 // is told.
 func (s *Set) Prepare(wanted []string) (*Change, error) {
 	c := &Change{set: s}
+	s.closing = slices.DeleteFunc(s.closing, (*socket).isClosed)
 	unbound, stays := Unbound{}, map[string]bool{}
 	for _, address := range wanted {
 		stays[address] = true
@@ -159,7 +160,7 @@ func (s *Set) retire(socks []*socket) {
 	for _, sock := range socks {
 		sock.wake()
 	}
-	s.closing = append(slices.DeleteFunc(s.closing, (*socket).isClosed), socks...)
+	s.closing = append(s.closing, socks...)
 	s.accepting.Go(func() { s.sweep(socks) })
 }
 

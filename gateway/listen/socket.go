@@ -100,8 +100,16 @@ func (s *Set) explain(address string, err error) error {
 	return fmt.Errorf("%w (%s)", errno, remedy)
 }
 
-// overlap tells whether one of two addresses is a wildcard that covers the other.
+// isWildcard tells whether a canonical address is every address of a port.
+func isWildcard(address string) bool {
+	return strings.HasPrefix(address, ":") || strings.HasPrefix(address, "0.0.0.0:") || strings.HasPrefix(address, "[::]:")
+}
+
+// overlap tells whether one of two canonical addresses is a wildcard that covers the other.
 func overlap(a, b string) bool {
+	if !isWildcard(a) && !isWildcard(b) {
+		return false
+	}
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
 	if errA != nil || errB != nil || portA != portB {
