@@ -216,7 +216,7 @@ func BenchmarkSmall_mail_in_an_outage_beside_mail_of_15_MB(b *testing.B) {
 	must(b, err)
 	c := withAMQP(config(listener("small", "x", "spool_max_bytes: 0"), listener("large", "x", "spool_max_bytes: 0", "size_limit: 16MiB")), "max_message_size: 32MiB")
 	for b.Loop() {
-		d := start(b, fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", nobody), c)
+		d := startAway(b, fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", nobody), c)
 		alone, _ := flood(b, d.Addr(b, "small"), sessions, mails, 0)
 		stop := make(chan struct{})
 		var others sync.WaitGroup
