@@ -3,6 +3,7 @@ package publish
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,6 +184,13 @@ func TestRabbitMQ_takes_our_certificate_or_it_is_told_that_it_does_not(t *testin
 		"ssl_options.verify = verify_peer", "ssl_options.fail_if_no_peer_cert = true",
 		"ssl_options.versions.1 = tlsv1.3", "ssl_options.versions.2 = tlsv1.2",
 	}})
+	until(t, patience, func() bool { // it listens there later than in clear
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	good, foreign := a.client("gateway"), other.client("gateway")
 	for _, c := range []struct{ cert, key, want string }{
 		{good.CertFile, good.KeyFile, ""},
