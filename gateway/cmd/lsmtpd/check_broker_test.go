@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -158,18 +159,19 @@ spool: {dir: spool}
 listeners:
 - {name: a, address: 127.0.0.1:2525, exchange: amq.topic, routing_key: k, routes: [{match: {user: u}, exchange: gone}, {match: {user: v}, exchange: "", routing_key: %q}]}
 `, url, inbox.Name))
+			// A broker that answers the first question, after which it says that it is blocked, may be heard in either order.
 			for _, want := range []string{
 				`"amq.topic" "k" there, but not asked whether it may be written to, its bindings are not in amqp.topology`,
 				`#1 "gone" "k" NOT_FOUND - no exchange 'gone' in vhost '/'`,
-				`#2 "" "` + inbox.Name + `" there, but not asked whether it may be written to, its queue is there`,
+				`#2 "" "` + inbox.Name + `" (there, but not asked whether it may be written to|ok), its queue is there`,
 			} {
-				if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+				if !regexp.MustCompile(want).MatchString(strings.Join(strings.Fields(stdout), " ")) {
 					t.Errorf("not told: %s", want)
 				}
 			}
-			want := "lsmtpd.yaml:1:15: amqp.urls[0]: broker " + strings.TrimSuffix(strings.TrimPrefix(url, "amqp://guest:guest@"), "/") +
-				" blocked: low on memory: it was not asked whether 2 exchanges may be written to, nor what it takes of amqp.max_message_size\n"
-			if status != exitFailed || !strings.Contains(stderr, want) || t.Failed() {
+			want := regexp.QuoteMeta("lsmtpd.yaml:1:15: amqp.urls[0]: broker "+strings.TrimSuffix(strings.TrimPrefix(url, "amqp://guest:guest@"), "/")) +
+				" blocked: low on memory: it was not asked whether (2 exchanges|1 exchange) may be written to, nor what it takes of amqp.max_message_size\n"
+			if status != exitFailed || !regexp.MustCompile(want).MatchString(stderr) || t.Failed() {
 				t.Errorf("exit status %d\n%s%s", status, stdout, stderr)
 			}
 		})
