@@ -54,6 +54,10 @@ func (g *Gateway) resend(ctx context.Context, s *spool.Spool, d *mail.Delivery) 
 	}
 	// While the first publish may still be confirmed or returned, a second one would make the two answers one another's.
 	id := d.ID
-	ticket.Late(func(r publish.Result) { s.Settle(id, r.Outcome == publish.Confirmed) })
+	tell := g.watchers.later(d)
+	ticket.Late(func(r publish.Result) {
+		s.Settle(id, r.Outcome == publish.Confirmed)
+		tell(r.Outcome == publish.Confirmed)
+	})
 	return spool.Undecided, r.Err
 }

@@ -276,7 +276,11 @@ func (t *transaction) spool(deliveries []*mail.Delivery, tickets []*publish.Tick
 		switch {
 		case settle == nil:
 		case failed == nil:
-			tickets[i].Late(func(r publish.Result) { settle(id, r.Outcome == publish.Confirmed) })
+			tell := t.gateway.watchers.later(deliveries[i])
+			tickets[i].Late(func(r publish.Result) {
+				settle(id, r.Outcome == publish.Confirmed)
+				tell(r.Outcome == publish.Confirmed)
+			})
 		default:
 			settle(id, !partly)
 		}

@@ -212,16 +212,6 @@ func (e *exchanges) postpone() {
 	}
 }
 
-// probeNow makes every exchange due that is not usable.
-func (e *exchanges) probeNow() {
-	e.mu.Lock()
-	for _, x := range e.known {
-		x.next, x.pause = time.Time{}, 0
-	}
-	e.mu.Unlock()
-	e.look()
-}
-
 // hurry has the next refusal of names, which are in quarantine, followed by the next question as soon as the first one was.
 func (e *exchanges) hurry(names []string) {
 	e.mu.Lock()

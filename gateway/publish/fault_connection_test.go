@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/routes/config"
 )
 
@@ -252,7 +253,7 @@ func TestWhoeverTakesNoMailIsPassedOverForTheNextURLAndNoSecretIsLogged(t *testi
 			}
 			tt.spoil(bad)
 			withSecret := func(b *amqptest.Broker) string { return strings.Replace(b.URL(), "guest@", "s3cret@", 1) }
-			var log syncBuffer
+			var log logtest.Buffer
 			p := New(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 			c := settings(withSecret(bad))
 			p.config = &config.AMQP{} // to wait for an answer that long
@@ -328,8 +329,8 @@ func TestWhatIsGivenUpBeforeItsConnectionIsThereIsNotPublishedAfterwards(t *test
 func TestABrokerThatWorkedAndThenBreaksItsFramesIsNotTakenForAnotherService(t *testing.T) {
 	leavesNothing(t)
 	b := amqptest.Start(t)
-	var log syncBuffer
-	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	var log logtest.Buffer
+	p := New(log.Logger())
 	change, err := p.Prepare(t.Context(), settings(b.URL()))
 	if err != nil {
 		t.Fatal(err)

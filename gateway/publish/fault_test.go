@@ -16,6 +16,16 @@ import (
 // faultPatience is how long a result may take on a busy machine before the test fails.
 const faultPatience = time.Minute
 
+// probeNow makes every exchange due that is not usable.
+func (e *exchanges) probeNow() {
+	e.mu.Lock()
+	for _, x := range e.known {
+		x.next, x.pause = time.Time{}, 0
+	}
+	e.mu.Unlock()
+	e.look()
+}
+
 // leavesNothing fails t if a goroutine outlives it and what it started. It comes first, in a test that runs beside no other.
 func leavesNothing(t *testing.T) {
 	t.Helper()

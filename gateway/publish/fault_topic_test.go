@@ -2,7 +2,6 @@ package publish
 
 import (
 	"fmt"
-	"log/slog"
 	"regexp"
 	"strings"
 	"testing"
@@ -10,16 +9,10 @@ import (
 	"time"
 
 	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/internal/logtest"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
-
-// due makes the next mail for d its probe.
-func (s *refusals) due(d destination) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.at[d].probe = time.Time{}
-}
 
 func TestARefusedTopicIsItsDestinationsAloneUntilAProbeIsTaken(t *testing.T) {
 	leavesNothing(t)
@@ -50,14 +43,14 @@ func TestARefusedTopicIsItsDestinationsAloneUntilAProbeIsTaken(t *testing.T) {
 	if s := p.Status().Refused; len(s) != 1 || s[0].Exchange != bad.exchange || s[0].RoutingKey != bad.key || s[0].Error == "" {
 		t.Errorf("the status tells of %+v", s)
 	}
-	p.refusals.due(bad)
+	p.refusals.probeNow(bad)
 	submit(t.Context(), p, delivery("shared", "bad")).want(t, Returned, InDoubt)
 	submit(t.Context(), p, delivery("shared", "bad")).want(t, Returned)
 	if pause := p.refusals.at[bad].pause; pause != 2*probeSoonest {
 		t.Errorf("the next probe comes after %v", pause)
 	}
 	b.Topics("shared", nil)
-	p.refusals.due(bad)
+	p.refusals.probeNow(bad)
 	for range 2 {
 		submit(t.Context(), p, delivery("shared", "bad")).want(t, Confirmed)
 	}
@@ -211,8 +204,8 @@ func TestSendersAreWatchedForAWhileAndMakeRoomForOthers(t *testing.T) {
 
 func TestKeysThatSendersChooseDoNotFloodTheLogNorTheStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log syncBuffer
-		s := newRefusals(slog.New(slog.NewTextHandler(&log, nil)))
+		var log logtest.Buffer
+		s := newRefusals(log.Logger())
 		refuse := func(exchange string, n int) {
 			for i := range n {
 				s.refused(destination{exchange, fmt.Sprintf("key%03d", i)}, &amqp.Error{Code: amqp.AccessRefused, Reason: "ACCESS_REFUSED"})

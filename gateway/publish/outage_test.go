@@ -12,6 +12,7 @@ import (
 
 	"lsmtpd/gateway/internal/amqptest"
 	"lsmtpd/gateway/internal/faultnet"
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/internal/rabbit"
 	"lsmtpd/routes/config"
 )
@@ -265,8 +266,8 @@ func TestAnOutageIsALineAndWhatWaitingDoesNotMendIsTold(t *testing.T) {
 	if err := proxy.Refuse(true); err != nil {
 		t.Fatal(err)
 	}
-	var log syncBuffer
-	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	var log logtest.Buffer
+	p := New(log.Logger())
 	change, err := p.Prepare(t.Context(), settings("amqp://guest:wrong-secret@"+proxy.Addr()+"/"))
 	if err != nil || change.Warning == nil {
 		t.Fatalf("err %v, warning %v", err, change.Warning)
@@ -285,22 +286,4 @@ func TestAnOutageIsALineAndWhatWaitingDoesNotMendIsTold(t *testing.T) {
 	if len(lines) != 2 || !strings.Contains(lines[0], want[0]) || !strings.Contains(lines[1], want[1]) || strings.Contains(log.String(), "wrong-secret") {
 		t.Errorf("logged\n%s", log.String())
 	}
-}
-
-// syncBuffer is a buffer that is read while others write.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *syncBuffer) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(b)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -2,11 +2,11 @@ package publish
 
 import (
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 
 	"lsmtpd/gateway/internal/amqptest"
+	"lsmtpd/gateway/internal/logtest"
 )
 
 func TestAURLThatIsPassedOverIsToldOnceUntilItsReasonChangesOrItAnswers(t *testing.T) {
@@ -14,8 +14,8 @@ func TestAURLThatIsPassedOverIsToldOnceUntilItsReasonChangesOrItAnswers(t *testi
 	gone, locked, good := amqptest.Start(t), amqptest.Start(t), amqptest.Start(t)
 	gone.Refuse(true)
 	locked.Require(amqptest.Login{User: "guest", Password: "s3cret"})
-	var log syncBuffer
-	p := New(slog.New(slog.NewTextHandler(&log, nil)))
+	var log logtest.Buffer
+	p := New(log.Logger())
 	c := settings(gone.URL())
 	c.URLs = append(c.URLs, locked.URL(), good.URL())
 	change, err := p.Prepare(t.Context(), c)

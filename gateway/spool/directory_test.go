@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 
 	"github.com/google/uuid"
@@ -311,8 +312,8 @@ func TestWarning_is_logged_at_Open_and_shown_by_Status(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	var log lines
-	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	var log logtest.Buffer
+	s, err := Open(Options{Dir: dir, Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,8 +325,8 @@ func TestWarning_is_logged_at_Open_and_shown_by_Status(t *testing.T) {
 
 func TestA_directory_that_was_moved_away_takes_no_mail_until_it_is_back(t *testing.T) {
 	dir := spoolDir(t)
-	var log lines
-	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	var log logtest.Buffer
+	s, err := Open(Options{Dir: dir, Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,10 +428,10 @@ func TestOpen_refuses_a_directory_inside_a_spool(t *testing.T) {
 func TestOpen_waits_for_a_directory_that_another_is_about_to_give_up(t *testing.T) {
 	dir := spoolDir(t)
 	first := mustOpen(t, dir)
-	var log lines
+	var log logtest.Buffer
 	opened := make(chan error, 1)
 	go func() {
-		s, err := Open(Options{Dir: dir, Patience: time.Minute, Log: log.logger()})
+		s, err := Open(Options{Dir: dir, Patience: time.Minute, Log: log.Logger()})
 		if err == nil {
 			err = s.Close()
 		}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 
 	"golang.org/x/sys/unix"
@@ -259,14 +260,14 @@ func TestReplay_of_a_file_that_cannot_be_read_now_comes_back_to_it(t *testing.T)
 
 func TestRemove_that_fails_is_shown_and_not_replayed(t *testing.T) {
 	dir := spoolDir(t)
-	var log lines
+	var log logtest.Buffer
 	d, err := openDirectory(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &faulty{directory: d, err: syscall.EIO}
 	f.breaks("remove")
-	s := start(Options{Dir: dir, Log: log.logger()}, f)
+	s := start(Options{Dir: dir, Log: log.Logger()}, f)
 	for range 2 * removeAtOnce {
 		putReady(t, s, mail.JSON, "x")
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 
 	"github.com/google/uuid"
@@ -133,8 +134,8 @@ func TestFile_damaged_is_named_in_the_log_once_moved_to_bad_and_stops_nobody(t *
 		t.Run(name, func(t *testing.T) {
 			dir := spoolDir(t)
 			place(t, dir, c.octets)
-			var log lines
-			s, err := Open(Options{Dir: dir, Log: log.logger()})
+			var log logtest.Buffer
+			s, err := Open(Options{Dir: dir, Log: log.Logger()})
 			if err != nil {
 				t.Fatal(err)
 			}

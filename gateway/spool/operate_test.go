@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 	"lsmtpd/routes/address"
 
@@ -401,8 +402,8 @@ func TestBad_that_cannot_be_made_leaves_the_files_where_they_are_and_stops_nobod
 	if err := os.Symlink("/tmp", filepath.Join(dir, "bad")); err != nil {
 		t.Fatal(err)
 	}
-	var log lines
-	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	var log logtest.Buffer
+	s, err := Open(Options{Dir: dir, Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 
 	"github.com/google/uuid"
@@ -79,8 +80,8 @@ func TestRemove_that_fails_is_tried_again_until_the_file_is_gone(t *testing.T) {
 		s, d := openFaulty(t, dir, false, syscall.EACCES)
 		defer mustClose(t, s)
 		indexedNow(s)
-		var log lines
-		s.log = log.logger()
+		var log logtest.Buffer
+		s.log = log.Logger()
 		d.breaks("remove")
 		for range removeAtOnce + 1 {
 			m := someDelivery(mail.JSON, nil)

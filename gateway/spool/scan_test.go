@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lsmtpd/gateway/internal/logtest"
 	"lsmtpd/gateway/mail"
 
 	"github.com/google/uuid"
@@ -22,8 +23,8 @@ func TestScan_of_many_unreadable_files_names_some_and_counts_the_rest(t *testing
 			t.Fatal(err)
 		}
 	}
-	var log lines
-	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	var log logtest.Buffer
+	s, err := Open(Options{Dir: dir, Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +49,8 @@ func TestScan_that_fails_is_shown_and_new_mail_is_still_taken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log lines
-	s := start(Options{Dir: dir, Log: log.logger()}, unlisted{d})
+	var log logtest.Buffer
+	s := start(Options{Dir: dir, Log: log.Logger()}, unlisted{d})
 	defer mustClose(t, s)
 	indexedNow(s)
 	if st := s.Status(); st.LastError == "" || !strings.Contains(log.String(), "cannot be read: mail in it is not replayed") {
@@ -129,8 +130,8 @@ func TestScan_counts_what_is_not_the_spools_and_tells_of_it_once(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, badDirectory), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var log lines
-	s, err := Open(Options{Dir: dir, Log: log.logger()})
+	var log logtest.Buffer
+	s, err := Open(Options{Dir: dir, Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}

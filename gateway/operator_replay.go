@@ -60,8 +60,8 @@ var ErrMissing = errors.New("there is no such destination, and nothing is change
 // ErrAway tells that the broker takes no mail now.
 var ErrAway = errors.New("the broker takes no mail")
 
-// Replay publishes the mail that ids name, in that order, whatever its back-off and what the broker said of its destination before, and tells each what became of every one; to, unless
-// nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
+// Replay publishes the mail that ids name, in that order, whatever its back-off and what the broker said of its destination before,
+// and tells each what became of every one; to, unless nil, is where it goes instead, from then on: the files are written anew before the first is tried, and though the broker is away.
 // The first goes alone; the more are delivered, the more are tried at once. When ctx ends, or each returns an error, no more are
 // begun, and those under way come to their end. An error that is ErrMissing tells that nothing was done; one that is ErrAway tells
 // that the broker went away; what was not told of, or only that it is Moved, is in the spool as before, or moved.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,5 +85,38 @@ func TestNo_delivery_of_a_large_mail_waits_for_the_confirm_of_another(t *testing
 	body := strings.Repeat("0123456789012345678901234567890123456789012345678901234567890123456789\r\n", encodedAhead/72)
 	if got := deliver(t, c, [2]string{"one.example", "two.example"}, body); got != [2]int{250, 250} {
 		t.Errorf("replies %v", got)
+	}
+}
+
+func TestWho_watches_is_told_of_a_mail_that_is_confirmed_after_it_was_spooled(t *testing.T) {
+	double := amqptest.Start(t)
+	double.Script(func(*amqptest.Publish) {})
+	address := port(t)
+	h := newHouse(t, entry("a", port(t)))
+	table := h.table(strings.Replace(h.config(entry("a", address)), quote(nowhere), quote(double.URL()), 1))
+	table.Config.AMQP.ConfirmTimeout = 100 * time.Millisecond
+	h.must(h.Apply(context.Background(), table))
+	copies, begun := make(chan Copy, 10), make(chan struct{})
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := h.Watch(ctx, func() error { close(begun); return nil }, func(c Copy) error { copies <- c; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	defer func() { stop(); watching.Wait() }()
+	<-begun
+	c := smtptest.Open(t, address)
+	if r := c.SendMail("ann@client.example", []string{"bob@example.com"}, "x"); r.Code() != 250 {
+		t.Fatal(r)
+	}
+	if n := h.Status().Listeners[0].Spooled; n != 1 {
+		t.Fatalf("%d spooled", n)
+	}
+	late := double.AwaitPublished(1)[0]
+	late.Ack()
+	eventually(t, "the watcher is told", func() bool { return len(copies) > 0 })
+	if got := <-copies; got.MessageID != late.MessageId {
+		t.Errorf("told of %s, confirmed is %s", got.MessageID, late.MessageId)
 	}
 }
